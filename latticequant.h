@@ -48,6 +48,7 @@
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
      >>llvq              vectors of the Leech lattice by number; blocks of 24 in 48 bits
      >>tables            the entropy coder's tables: Gaussian classes, counts, their file
+     >>trellis           the entropy-coded trellis: sets, tables, Viterbi with rates
      >>rans              its plan, and a page's steps: the C code, which is the specification
      >>lanes             the same steps with AVX2, AVX-512 and NEON
      >>streams           pages in bytes, in batches: encode, decode, symbols
@@ -83,7 +84,9 @@
    at the same bits; LQ_D4, four together, is between the two (entropy coded at 3 bits MSE * 4^R is
    1.44, 1.32, 1.24; nothing can be below 1). Fixed width gives every number the same bits: a row or
    token is found by its index, attention works on it in place. Entropy coded (rANS) gives frequent
-   values fewer bits: the smallest, but 64 tokens at a time are decoded. If in doubt: LQ_Z.
+   values fewer bits: the smallest, but 64 tokens at a time are decoded. If in doubt: LQ_Z. Of coded
+   pages alone, LQ_TRELLIS_8 and LQ_TRELLIS_64 choose all numbers of a token together, along a path
+   of 8 or 64 states and with their bits in mind: less error than LQ_E8, slower to encode.
    KLD is what a codec does to SmolLM2-135M's next token (README; q4_0: 4.50 bits, 0.0075 for a past
    that is coded whole, 0.0031 in a live cache with the last 64 tokens raw); bits are a number's,
    everything counted; speeds are of one core (Zen 5).
@@ -177,6 +180,7 @@
      K -- undo RoPE --.                                              .- fixed width -> fixed page
                       +-- basis - mean, / step -- quantizer (Z D4 E8)+
      V - mean, / gain-'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
+                                                  (coded pages: or a trellis)
      and back: integers -> centroid, + mean of K -> inverse basis -> x step, x gain, + mean of V,
      RoPE -> f16 or f32
    Everything up to the integers, and back to the inverse basis, is integer arithmetic.
@@ -191,7 +195,7 @@
      code     low nibble: 1 raw, 2 fixed, 3 coded, 4 hot, 5 warm (see LIVE CACHE)
      layout   high nibble: 0, interchange order as described here
      form     raw: 1 f32, 2 f16, 3 bf16. fixed, coded: quantizer + 16 * bits (coded: bits 0);
-              quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed
+              quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed, 5 trellis of 8 states, 6 of 64 states
      tokens   1 .. 64
      profile  index relative to the run's first profile: the page's profile is number `profile` of
               its run plus this byte. Runs of lq_archive_pack have one profile each, so there it is
@@ -218,7 +222,7 @@
    '---------------------------------------------------------------------------------------------'
      rows         V: gains (less the profile's means, quarter octaves), one for each slice, or in a
                   dense basis those of its profile; then the coefficients, E8's with a coset row
-                  before each 8
+                  before each 8; a trellis has no rows of its own
      raw section  rows in order: of rows wider than their table, the low bits of each token; then
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
@@ -285,6 +289,20 @@
    | relaxed  16 16 16 70 299 929 2358 4883 8629 13284 18365 23284 27506 30827 33198 34710 35603 |
    |          36065 36253 36321 and then 36345                                                   |
    '---------------------------------------------------------------------------------------------'
+   .- table of a trellis, of a class c, 1 .. 53, and a set 0 or 1 -------------------------------.
+   | fit      of a, b, most: least of most and (a s + b (s s >> 16)) >> 16, with                 |
+   |          s = eighths(2 (33 - max(c, 9))) >> 14                                              |
+   | n(v)     how many levels of its sign an integer v is from zero: |v|; but in set 1 for       |
+   |          c >= 20, which has no zero, v + 1 for v >= 0 and -v for v < 0                      |
+   | edge(n)  where level n ends, q16 steps. Set 0: 65536 n + 32768 + fit(1720, 180, 36045).     |
+   |          Set 1: for c >= 20 65536 n + fit(3441, 328, 32768), but 0 for n = 0; for c < 20    |
+   |          65536 n + 32768, but 36864 for n = 0                                               |
+   | B(n)     mass(edge(n) I >> 22), I = i + (i >> 7) with i = eighths(33 - c); B(-1) = 0        |
+   | f(v)     ((B(n) - B(n - 1)) 2^15 + M(2048) / 2) / M(2048), n = n(v); for n = 0 2^16 in the  |
+   |          place of 2^15. Below 16 it is 16 where c >= 20 and n <= 2, else 0                  |
+   | escape   65536 less the sum of all f(v), at least 16; what the sum of all is then beyond    |
+   |          65536 is taken off f(0), in either set                                             |
+   '---------------------------------------------------------------------------------------------'
      Place of the intervals. Values of f >= 1024 are big; the escape and values of 0 < f < 1024 are
      rare. As long as there are more rares than bigs + 3, the rare value of the least f (of equal
      ones the highest) goes: its f is added to that of the escape. Rares are counted from the escape
@@ -309,9 +327,10 @@
    Rows
      A page's rows are V's gains, as many as its profile has, then the group's coefficients, as many
      as it has dims: in a dense basis those of the group, else those of slice after slice. E8 and D4
-     take coefficients in blocks of 8 and 4 from the group's first one on, across slices. A
-     block with a dead row is none, and what is left behind the last whole block is none: such rows
-     are coded as those of Z. In front of each block of E8 is a row of cosets, 0 or 1.
+     take coefficients in blocks of 8 and 4 from the group's first one on, across slices; trellises
+     in blocks of 8. A block with a dead row is none, and what is left behind the last whole block
+     is none: such rows are coded as those of Z. In front of each block of E8 is a row of cosets, 0
+     or 1. A block of a trellis is its eight rows and nothing else: sets follow from integers.
    .- classes -----------------------------------------------------------------------------------.
    | coefficient  0 where the profile has it dead, else                                          |
    |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121; in a    |
@@ -320,9 +339,11 @@
    | gain         33 + ((4096 sigma + 4096) >> 13), clamped to 33 .. 121: never dead. Its unit   |
    |              is a quarter octave; step and mean exponent do not matter                      |
    | cosets       mean class of the block: (sum of its 8 classes + 4) >> 3                       |
+   | trellis      in a trellis's blocks a class above 53 is taken as 53, in all that follows     |
    '---------------------------------------------------------------------------------------------'
      Raw bits. A row has the fewest that bring its class, 8 less for each, to 53 at most; the last
-     row of a block those of its class less 8 (relaxed E8's in coset 1: of its class); cosets none.
+     row of a block those of its class less 8 (relaxed E8's in coset 1: of its class); cosets none,
+     a trellis's blocks none, neither here nor in what comes next.
      Add up those of all rows (of last ones those of coset 0). While they are fewer than 14, some
      row that is no gain, no coset and not the last of a block, and whose class less 8 for each raw
      bit is at least 25, gets one more, each at most one: of the highest class first, of equal ones
@@ -338,12 +359,24 @@
                      parity of the symbols before it, where escapes are 0; else 1/4 + coset / 4;
                      r > 0: 1/2. D4's coset is 0. Relaxed E8's in coset 1: as one of the first
                      seven, without parity
+       trellis       all eight rows of its blocks: h; class c and the set that the state has
+
+   Sets of a trellis
+     Each token has a state of its own, a number below 8 or 64, whose lowest bit is the set of the
+     row that comes next. From a row to the next the state p becomes
+     (p >> 1) ^ ((p & 1) (h0 >> 1)) ^ (b (h1 >> 1)), b the lowest bit of the row's integer; h0 = 11,
+     h1 = 4 for 8 states, h0 = 67, h1 = 20 for 64. Blocks that lie side by side are one path,
+     whatever their classes are: the state at the end of a block is that at the beginning of the
+     next one. A path begins in state 0: with the first block, and with each block behind one that
+     is none. A path may end in any state. Integers that escape are even, so the decoder of symbols
+     takes b as 0 there and knows all sets before it reads the raw section.
 
    The stream
      Lane l has tokens l and l + 32; its state is x = 2^16 hi + lo. For each row that is coded, for
-     each token from 0 on: slot = x mod 2^16; in the row's table (by the coset of that token, and by
-     p') it lies in an interval of `freq` slots from `begin`: x = freq (x >> 16) + slot - begin, and
-     where x < 2^16: x = 2^16 x + the next word. The symbol is the interval's value, or an escape.
+     each token from 0 on: slot = x mod 2^16; in the row's table (by the coset or set of that token,
+     and by p') it lies in an interval of `freq` slots from `begin`: x = freq (x >> 16) + slot -
+     begin, and where x < 2^16: x = 2^16 x + the next word. The symbol is the interval's value, or
+     an escape.
      Behind the last row, the raw section: the bits of the last states, lane by lane (o = log2(x >>
      16) in 4 bits, (x >> 16) - 2^o in o bits, x mod 2^16 in 16), and right behind them those of the
      bytes that are left of the body. In it first the raw bits, row by row, token by token; then of
@@ -376,6 +409,12 @@
    Integers to coefficients, in q12 of the step
      coded, Z         k: 4096 |k| - shift(c, |k|) with the sign of k, + mean
      coded, lattices  z: ((2 z + coset) W(c) >> 4) + mean
+     coded, trellis   k: level(c, set, |k|) with the sign of k, + mean; but in set 1 for c >= 20
+                      and k < 0 mean - level(c, 1, -1 - k). fit: as in "Tables"
+     level(c, set, a) c < 20, set 0: 4096 a. c < 20, set 1: 0 for a = 0, 2662 for a = 1, else 4096 a
+                      - 2048. c >= 20, set 0: 0 for a = 0, else 4096 a - (fit(1638, 0, 7864) >> 4).
+                      c >= 20, set 1: 2048 - (fit(636, 87, 14418) >> 4) for a = 0, else
+                      4096 a + 2048 - (fit(1311, 0, 6554) >> 4)
      fixed            (doubled level or doubled coordinate of the point) 2048 + mean
      mean             K: of the profile's mean m, and step = M 2^e (24-bit M), s = mean exponent +
                       12 - e: 0 where s < 0, else m 2^s / M rounded, halves away from 0. V: 0, but
@@ -845,7 +884,7 @@
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
-   No trellis, no pages of the Leech lattice; latticequant_cuda.cuh is for GPUs. */
+   No pages of the Leech lattice; latticequant_cuda.cuh is for GPUs. */
 
 /* ================================================================================================
    >>config   version, linkage                                        >>types   status, descriptors
@@ -920,12 +959,16 @@ enum { LQ_PAGE_LIST(LQ__PAGE_ENUM) LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
 
 /* Quantizers: name, number in files, numbers that a block holds, rows of words that a block has in
    front of it in the coder's matrix, name in the code (>>lattice). LQ_E8_RELAXED drops the parity
-   of the half-integer coset: a little better below 1.75 bits, worse above 2.6. */
+   of the half-integer coset: a little better below 1.75 bits, worse above 2.6. LQ_TRELLIS_8 and _64
+   are paths of 8 and 64 states through coded pages (>>trellis); their words, the sets of a block's
+   coefficients, are in the matrix alone, not in pages. */
 #define LQ_QUANTIZER_LIST(X) \
     X(LQ_Z, 1, 1, 0, z)      \
     X(LQ_D4, 2, 4, 0, d4)    \
     X(LQ_E8, 3, 8, 1, e8)    \
-    X(LQ_E8_RELAXED, 4, 8, 1, e8_relaxed)
+    X(LQ_E8_RELAXED, 4, 8, 1, e8_relaxed) \
+    X(LQ_TRELLIS_8, 5, 8, 1, trellis_8) \
+    X(LQ_TRELLIS_64, 6, 8, 1, trellis_64)
 
 #define LQ__QUANTIZER_ENUM(name, number, dims, words, own) name = number,
 enum { LQ_QUANTIZER_LIST(LQ__QUANTIZER_ENUM) LQ__QUANTIZER_END };
@@ -1114,10 +1157,10 @@ LQ_API LQ_MUST int lq_uncenter_f32(float *x, size_t tokens, size_t dims, const f
      points  (count) int16: the coordinates; E8's are doubled, so that halves are integers: all
              eight even or all eight odd
    The number that is rounded is src / step to the nearest 2^-12; ties go to the integer coset.
-   LQ_E_ARG: NULL, step outside [2^-100, 2^100], unknown quantizer, count not a multiple of the
-   block; LQ_E_DATA: not finite; LQ_E_RANGE: |src| above 2048 steps. The same points on every
-   machine. Source: Conway and Sloane 1982, "Fast quantizing and decoding algorithms for lattice
-   quantizers". */
+   LQ_E_ARG: NULL, step outside [2^-100, 2^100], unknown quantizer or a trellis, count not a
+   multiple of the block; LQ_E_DATA: not finite; LQ_E_RANGE: |src| above 2048 steps. The same points
+   on every machine. Source: Conway and Sloane 1982, "Fast quantizing and decoding algorithms for
+   lattice quantizers". */
 LQ_API LQ_MUST int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
                                       int quantizer);
 
@@ -1323,9 +1366,9 @@ LQ_API size_t lq_rans_plan_bytes(size_t rows);
 /* Builds a plan in the caller's memory, of any alignment.
      classes    (rows) of the lead rows and the coefficients; none for coset rows
      lead_rows  leading rows of plain integers (the gains of V): never a dead zone, no lattice
-     quantizer  LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED: how the coefficients were quantized. A block
-                of 4 or 8 with a dead row in it, and rows behind the last whole block, are Z
-                (>>rans)
+     quantizer  LQ_Z, LQ_D4, LQ_E8, LQ_E8_RELAXED, LQ_TRELLIS_8 or LQ_TRELLIS_64: how the
+                coefficients were quantized. A block of 4 or 8 with a dead row in it, and rows
+                behind the last whole block, are Z (>>rans)
    LQ_E_ARG: NULL, no rows or too many, class above LQ_CLASS_MAX, unknown quantizer; LQ_E_SPACE. */
 LQ_API LQ_MUST int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
                                      const uint8_t *classes, size_t rows, size_t lead_rows,
@@ -1725,7 +1768,8 @@ LQ_API LQ_MUST int lq_weights_mix(float *dst, const float *a, const float *b, fl
                     not needed by raw pages
      geometry       what the vectors are; its basis must be the profile's (0 takes the profile's)
      page           LQ_PAGE_CODED (default 0), LQ_PAGE_FIXED or LQ_PAGE_RAW
-     quantizer      LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED; fixed pages: LQ_Z or LQ_E8
+     quantizer      LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED, LQ_TRELLIS_8, LQ_TRELLIS_64;
+                    fixed pages: LQ_Z or LQ_E8
      bits           fixed pages: 8, 4 (default 0), 3, 2; E8: 4
      type           raw pages: LQ_F16 (default 0), LQ_F32 or LQ_BF16
      step           width of the quantizer's cell: K in its own unit, V relative to the gain
@@ -1796,8 +1840,8 @@ LQ_API LQ_MUST int lq_page_inspect(lq_page_info *info, const uint8_t *page, size
 /* How lq_compress codes an array of rows. {0}: 4 bits a number, entropy coded.
      page       LQ_PAGE_CODED (default 0) or LQ_PAGE_FIXED: `bits` for every number, one step for
                 all, blocks of dims rotated by a Hadamard matrix
-     quantizer  coded: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED; fixed: LQ_Z, or LQ_E8 where
-                dims (with a rope head_dims) are a multiple of 8
+     quantizer  coded: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED, LQ_TRELLIS_8, LQ_TRELLIS_64;
+                fixed: LQ_Z, or LQ_E8 where dims (with a rope head_dims) are a multiple of 8
      bits       default 0: 4. Coded: expected bits a number of the pages, above 0 and at most 16;
                 head, profile and what pages add are not counted. Fixed: 8, 4, 3 or 2; LQ_E8: 4
      step       not 0: width of the quantizer's cell, in the numbers' unit, instead of bits (fixed:
@@ -2882,7 +2926,7 @@ LQ_API size_t lq_kv_expect_workspace_bytes(const lq_kv *kv);
      tables     from lq_tables_init
      sequence   the caller's name of it, below 2^32
      k_step     step of keys, in their unit; v_step: of values, relative to their gain: no defaults
-     quantizer  LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED
+     quantizer  LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED, LQ_TRELLIS_8, LQ_TRELLIS_64
      basis      LQ_BASIS_IDENTITY (default 0) or LQ_BASIS_HADAMARD
      chunk      tokens that share a fitted profile and are in work at a time: default 0: 1024
      groups     (group_count) default NULL: each layer's keys, and its values, are coded by
@@ -6782,7 +6826,9 @@ LQ_API uint64_t lq_leech_shell_count(uint32_t shell)
    _avx2, _avx512, _neon. Where it has halves of a new kind y, also a row in LQ__RESIDUE_LIST and
    lq__residue_y_c, _256, _512, _neon; where it has a form of fixed width, a row in LQ__FIXED_LIST,
    lq__fixed_pack_x, lq__fixed_unpack_x, and lq__rows_x in >>rows. Nothing else names quantizers but
-   the manual, hot tiles and tests/decode.py; what is forgotten does not compile.
+   the manual, hot tiles and tests/decode.py; what is forgotten does not compile. To add a trellis of
+   other states: its rows in LQ_QUANTIZER_LIST, LQ__RESIDUE_LIST (twice) and LQ__TRELLIS_RESIDUES,
+   what lq__trellis_of makes of it, and the empty lq__x_blocks_*: >>trellis has the paths.
 
    Every quantizer is a residue, integers and one parity. A coordinate is z + residue / 2 with an
    integer z, and the residue, 0 or 1, that of the block's words at this place (E8: its coset):
@@ -7084,7 +7130,12 @@ enum { LQ__PARITY_NONE, LQ__PARITY_COSET_0, LQ__PARITY_ALL };
    and _256, _512, _neon in >>lanes. machine: 1 where they are the states of a machine that the
    integers' lowest bits move on: rows have no raw bits then, and the coder asks for the residue of
    each; 0: only where that decides about the table. */
-#define LQ__RESIDUE_LIST(X) X(coset, 0)
+#define LQ__RESIDUE_LIST(X) \
+    X(coset, 0)             \
+    X(trellis_8, 1)         \
+    X(trellis_8_on, 1)      \
+    X(trellis_64, 1)        \
+    X(trellis_64_on, 1)
 
 #define LQ__RESIDUE_ENUM(name, machine) LQ__RESIDUE_##name,
 enum { LQ__RESIDUE_none, LQ__RESIDUE_LIST(LQ__RESIDUE_ENUM) LQ__RESIDUES };
@@ -7105,6 +7156,57 @@ LQ__INLINE uint32_t lq__residue_coset_c(int16_t *word, size_t columns, uint32_t 
     (void)decoding;
     return (uint32_t)word[token] & 1;
 }
+
+/* Trellis: a block is eight coefficients; bit i of its word is the set of coefficient i, the upper
+   byte the state before the last one that was asked for while decoding. A block behind another
+   trellis block (.._on) goes on with its state, others begin in state 0. X: name, h0 >> 1, h1 >> 1,
+   whether it goes on. */
+#define LQ__TRELLIS_RESIDUES(X) \
+    X(trellis_8, 5, 2, 0)       \
+    X(trellis_8_on, 5, 2, 1)    \
+    X(trellis_64, 041, 012, 0)  \
+    X(trellis_64_on, 041, 012, 1)
+
+LQ__INLINE uint32_t lq__trellis_step_c(int16_t *word, const int16_t *k, uint32_t g0, uint32_t g1)
+{
+    uint32_t state = (uint32_t)(uint16_t)*word >> 8;
+    return (state >> 1) ^ (g0 & (0 - (state & 1))) ^ (g1 & (0 - ((uint32_t)*k & 1)));
+}
+
+#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
+    LQ__INLINE uint32_t lq__residue_##name##_c(int16_t *word, size_t columns, uint32_t place,     \
+                                               uint32_t token, int decoding)                      \
+    {                                                                                             \
+        int16_t *w = word + token;                                                                \
+        if (decoding) {                                                                           \
+            int16_t *from = place ? w : w - 9 * columns * on;                                     \
+            uint32_t last = place || !on ? place : 8;                                             \
+            uint32_t state =                                                                      \
+                place || on ? lq__trellis_step_c(from, from + last * columns, g0, g1) : 0;        \
+            uint32_t sets = place ? (uint32_t)(uint16_t)*w & 255 : 0;                             \
+            *w = (int16_t)(uint16_t)(sets | state << 8 | (state & 1) << place);                   \
+        }                                                                                         \
+        return (uint32_t)(uint16_t)*w >> place & 1;                                               \
+    }
+LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
+#undef LQ__TRELLIS_RESIDUE
+
+/* Points of the trellis are paths through many blocks: >>trellis has them. */
+static int32_t lq__trellis_8_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row,
+                                      size_t blocks, size_t columns)
+{
+    (void)y;
+    (void)row;
+    memset(z, 0, blocks * 9 * columns * 2);
+    return 0;
+}
+#define lq__trellis_8_blocks_avx2 lq__trellis_8_blocks_c
+#define lq__trellis_8_blocks_avx512 lq__trellis_8_blocks_c
+#define lq__trellis_8_blocks_neon lq__trellis_8_blocks_c
+#define lq__trellis_64_blocks_c lq__trellis_8_blocks_c
+#define lq__trellis_64_blocks_avx2 lq__trellis_8_blocks_c
+#define lq__trellis_64_blocks_avx512 lq__trellis_8_blocks_c
+#define lq__trellis_64_blocks_neon lq__trellis_8_blocks_c
 
 LQ__INLINE uint32_t lq__residue_c(uint32_t residue, int16_t *word, size_t columns, uint32_t place,
                                   uint32_t token, int decoding)
@@ -7196,7 +7298,13 @@ typedef struct lq__quantizer {
 #define LQ__QUANTIZER_e8_relaxed                                          \
     LQ__QUANTIZER_OF(coset, COSET_0, 4698u, 1120720u, -4792, e8_relaxed, \
                      lq__word_freq_e8_relaxed, lq__coset_table)
+#define LQ__QUANTIZER_trellis_8 \
+    LQ__QUANTIZER_OF(trellis_8, NONE, 4301u, 1101005u, 0, trellis_8, NULL, NULL)
+#define LQ__QUANTIZER_trellis_64 \
+    LQ__QUANTIZER_OF(trellis_64, NONE, 4137u, 1059062u, 0, trellis_64, NULL, NULL)
 enum {
+    LQ__WORD_TABLES_trellis_8 = 0,
+    LQ__WORD_TABLES_trellis_64 = 0,
     LQ__WORD_TABLES_z = 0,
     LQ__WORD_TABLES_d4 = 0,
     LQ__WORD_TABLES_e8 = LQ__COSETS,
@@ -7327,7 +7435,8 @@ LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, f
                               int quantizer)
 {
     size_t dims = lq_lattice_dims(quantizer);
-    if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src))) {
+    if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src)) ||
+        lq__residue_machine[lq__quantizer_of(quantizer)->residue]) {
         return LQ_E_ARG;
     }
     const lq__scale scale = lq__scale_of(step, 0);
@@ -7344,7 +7453,8 @@ LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, flo
 {
     size_t dims = lq_lattice_dims(quantizer);
     float unit = lq__quantizer_of(quantizer)->words ? step * 0.5f : step;
-    if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points))) {
+    if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points)) ||
+        lq__residue_machine[lq__quantizer_of(quantizer)->residue]) {
         return LQ_E_ARG;
     }
     for (size_t i = 0; i < count; i++) {
@@ -8916,7 +9026,7 @@ enum {
     LQ__CLASS_SPARE = 25, /* sigma = 0.5 steps: classes from here can spare one bit more */
     LQ__T_LOW = 7,        /* half-step rows need classes -7 .. 0 */
     LQ__T_CLASSES = LQ__CLASS_WIDE + LQ__T_LOW + 1,
-    LQ__T_OFFSETS = 5,
+    LQ__T_OFFSETS = 7,
     LQ__T_GAUSS = LQ__T_CLASSES * LQ__T_OFFSETS,
 #define LQ__WORD_TABLES(name, number, dims, words, own) +(int)LQ__WORD_TABLES_##own
     LQ__T_COUNT = LQ__T_GAUSS LQ_QUANTIZER_LIST(LQ__WORD_TABLES) /* those of words behind */
@@ -8930,6 +9040,7 @@ enum {
 #define LQ__AT_1_2 2u
 #define LQ__AT_3_4 3u
 #define LQ__AT_0_PLAIN 4u
+#define LQ__AT_TRELLIS 5u /* set 0; behind it set 1 */
 
 /* One table, 896 bytes. Intervals in slot order, the escape first:
      start       interval that holds slot 1024 b                  end    last slot of the interval
@@ -8983,6 +9094,7 @@ struct lq_tables {
     lq__rans_range *range;   /* (count) */
     uint64_t *mass;          /* integral of exp(-t^2 / 2) to i / 256, q36 * 256, up to i =
                                 LQ__MASS_COUNT; packed: NULL; lq_rans_counts: NULL, as centroid */
+    struct lq__trellis_class *trellis; /* (LQ__CLASS_WIDE + 1); NULL: packed, counts */
     int16_t (*centroid)[16]; /* (LQ__CLASS_WIDE + 1) q12: |k| minus the centroid of its cell */
     const uint8_t *packed;   /* packed: the tables, and where each begins */
     uint16_t *packed_at;
@@ -9456,15 +9568,25 @@ LQ__INLINE void lq__range_set(lq_tables *t, size_t i, const lq__rans_table *own)
     t->range[i].high = (int16_t)own->high;
 }
 
+/* Of >>trellis. */
+LQ__STATIC int lq__trellis_table(const lq_tables *tables, lq__rans_table *t, int class_,
+                                 uint32_t set);
+LQ__STATIC int lq__trellis_classes(struct lq__trellis_class *of, const lq_tables *tables);
+LQ__STATIC size_t lq__trellis_classes_bytes(void);
+
 LQ_API size_t lq_tables_bytes(void)
 {
     return 63 + lq__tables_fixed(LQ__T_COUNT) + (LQ__MASS_COUNT + 1) * sizeof(uint64_t) +
-           (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]);
+           (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]) + lq__trellis_classes_bytes();
 }
 
 /* Gaussian or coset table i. */
 LQ__STATIC int lq__table_make(const lq_tables *tables, lq__rans_table *t, uint32_t i)
 {
+    if (i < LQ__T_GAUSS && i % LQ__T_OFFSETS >= LQ__AT_TRELLIS) {
+        int class_ = (int)(i / LQ__T_OFFSETS) - (int)LQ__T_LOW;
+        return lq__trellis_table(tables, t, LQ__MAX(class_, 1), i % LQ__T_OFFSETS - LQ__AT_TRELLIS);
+    }
     if (i < LQ__T_GAUSS) {
         return lq__table_gauss(tables, t, (int)(i / LQ__T_OFFSETS) - (int)LQ__T_LOW,
                                i % LQ__T_OFFSETS);
@@ -9498,8 +9620,9 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
         lq__range_set(t, i, &t->table[i]);
     }
     lq__centroids_make(t, t->mass + LQ__MASS_COUNT + 1);
+    t->trellis = (struct lq__trellis_class *)(void *)(t->centroid + LQ__CLASS_WIDE + 1);
     *tables = t;
-    return status;
+    return status ? status : lq__trellis_classes(t->trellis, t);
 }
 
 /* Number of a table. Its class is at most LQ__CLASS_WIDE. */
@@ -10235,6 +10358,707 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
 }
 
 /* ================================================================================================
+   >>trellis   the entropy-coded trellis: sets, tables, Viterbi with rates in the metric
+
+   A trellis lets a state choose between two scalar quantizers, and the choices of a token's
+   coefficients are made together (Marcellin and Fischer 1990, "Trellis coded quantization of
+   memoryless and Gauss-Markov sources"; entropy-coded: Fischer and Wang 1992, Marcellin 1994).
+   Levels are half a step apart. Set 0 has the even ones, set 1 the odd ones:
+     set 0   k steps                 .. -2    -1     0     1     2 ..
+     set 1   k + 1/2 steps             .. -3/2  -1/2   1/2   3/2 ..
+     both    in classes below LQ__TRELLIS_BOTH, set 1 instead: 0 for k = 0, else k steps less half a
+             step towards zero: .. -3/2  -1/2  0  1/2  3/2 ..
+   The integers k are coded with a table of the class and the set. Each set has an entropy of about
+   what Z has at this step, but levels are twice as dense for who may choose the set. A state is
+   nu bits and its lowest is the set. With p the state and b the lowest bit of k, the next one is
+     (p >> 1) ^ (p & 1 ? h0 >> 1 : 0) ^ (b ? h1 >> 1 : 0),
+   h0 and h1 the parity checks of a code of rate 1/2 (Ungerboeck 1982, "Channel coding with
+   multilevel/phase signals", table I for amplitudes; octal):
+     states   4     8     16     32      64      128      256
+     h1, h0   2,5   4,13  4,23   10,45   24,103  126,235  362,515
+   A token's coefficients are one path: their states follow one another from 0 through all rows
+   whose class is not 0, whatever their classes are. The last state is free.
+   An integer that escapes its table moves the state as an even one, and only even ones may.
+
+   Where zero is in both sets. With one class throughout, plain sets are best at all rates above 0.3
+   bits: a path waits in states of set 0, where zero is nearly free, and leaves them for larger
+   numbers. Between other classes a path cannot choose where it waits, and a row of set 1 without
+   zero costs a bit and a quarter step: below 0.33 sigma more than its coefficient is worth. Excess
+   over R(D) of 8 states, classes 10 to 33 in any order, 0.71 bits: 20.2 % with plain sets, 7.85 %
+   with zero in both below class 20, 8.0 % below 19, 7.9 % below 21, 9.3 % below 24.
+
+   Rates are in the metric: a path costs its squared error plus lambda times its bits, lambda = 23 /
+   256 steps^2 a bit, which is 2 ln 2 times the error that results, the slope of a Gaussian's R(D).
+   So classes share their bits as reverse water-filling has them. Bits are those of the coder's own
+   tables. Costs are integers: q24 steps^2 of one level, which is exact; q18 in a path.
+   ============================================================================================== */
+enum {
+    LQ__TRELLIS_BOTH = 20,      /* zero is in both sets below this class: 0.32 steps */
+    LQ__TRELLIS_LAMBDA = 23,    /* q8 steps^2 a bit */
+    LQ__TRELLIS_FAR = 1 << 25,  /* q18: the cost of an odd integer that has no interval */
+    LQ__TRELLIS_NONE = 1 << 29, /* q18: that of a state where no token begins */
+    LQ__TRELLIS_ROWS = 64,      /* between two times that paths' costs are made small */
+    LQ__TRELLIS_CLASSES = LQ__CLASS_WIDE + 1,
+    LQ__TRELLIS_CHOICE = 16, /* bit of a record where its choices are */
+    LQ__TRELLIS_STATES = 256
+};
+
+/* Levels of a class by their distance from zero, as the search sees them, the sign taken away. Four
+   lists, by the integers whose levels they have; entries are two steps apart:
+     0  even ones of set 0: 0, 2, 4 ..      1  odd ones: 1, 3, 5 ..
+     2  set 1: 1/2, 5/2, 9/2 ..             3  the others: -1/2 (0 if zero is there), 3/2, 7/2 ..
+   In the plain set 1 lists 2 and 3 are even and odd integers of a number that is not negative, odd
+   and even ones of a negative one; with zero in both sets they are odd and even ones.
+     point      q12: what a level is decoded as
+     threshold  q12: from which number on the next entry costs less
+     bits       q24 steps^2: lambda times bits
+     limit      q12, by set: from here on an odd integer may have no interval
+     both       -1: zero is in both sets; else 0
+     shift      q12, by set: of the first level that is not zero, and of those behind it, how far
+                towards zero it is decoded */
+typedef struct lq__trellis_class {
+    int32_t point[4][8];
+    int32_t threshold[4][8];
+    int32_t bits[4][8];
+    int32_t limit[2];
+    int32_t both;
+    int32_t shift[2][2];
+    int32_t unused[9]; /* vectors of 16 numbers are read from the last list */
+} lq__trellis_class;
+
+typedef struct lq__trellis {
+    uint32_t nu;
+    uint32_t states;
+    uint32_t g0; /* h0 >> 1, h1 >> 1 */
+    uint32_t g1;
+    uint32_t words;              /* of a token's record of a row */
+    const lq__trellis_class *of; /* (LQ__TRELLIS_CLASSES) */
+} lq__trellis;
+
+/* ---- tables and levels of a class ---- */
+/* (a / s^2 + b / s^4) 2^16, a and b in q16, s = sigma / step, at most `most`. The class is at least
+   9. */
+LQ__STATIC uint32_t lq__trellis_fit(int class_, uint32_t a, uint32_t b, uint32_t most)
+{
+    uint64_t s2 = lq__exp2_eighths_q30(2 * (LQ_CLASS_ONE - LQ__MAX(class_, 9))) >> 14;
+    uint64_t s4 = s2 * s2 >> 16;
+    return (uint32_t)LQ__MIN((a * s2 + b * s4) >> 16, most);
+}
+
+LQ__INLINE int lq__trellis_is_both(int class_)
+{
+    return class_ < LQ__TRELLIS_BOTH;
+}
+
+/* Upper edge, q16 steps, of the Gaussian cells that give the frequencies of a set's n levels next
+   to zero: 0.026 / s^2 + 0.0027 / s^4 and 0.053 / s^2 + 0.005 / s^4 steps above the middles of
+   levels. Fitted to what the search takes of Gaussian rows in random order of classes, 8 and 64
+   states. n: levels of one sign, zero not counted; set 1 begins with 1. */
+LQ__STATIC int32_t lq__trellis_edge(int class_, uint32_t set, int n)
+{
+    if (set == 0) return n * 65536 + 32768 + (int32_t)lq__trellis_fit(class_, 1720, 180, 36045);
+    if (!lq__trellis_is_both(class_)) {
+        return n * 65536 + (n ? (int32_t)lq__trellis_fit(class_, 3441, 328, 32768) : 0);
+    }
+    return n ? n * 65536 + 32768 : 36864;
+}
+
+/* Frequencies by value + 16 of a class, 1 .. LQ__CLASS_WIDE, and set: as lq__table_gauss has them,
+   of a deviation smaller by 1/128, since rates draw numbers towards zero. The first two integers
+   beside zero always have an interval where zero is not in both sets: without the odd one a path
+   could not choose where it goes (3 % of the bits in classes 21 and 22). */
+LQ__STATIC int lq__trellis_table(const lq_tables *tables, lq__rans_table *t, int class_,
+                                 uint32_t set)
+{
+    uint64_t inverse = lq__exp2_eighths_q30(LQ_CLASS_ONE - class_);
+    uint64_t whole = lq__mass_whole(tables);
+    uint32_t most = 16;
+    int plain = set && !lq__trellis_is_both(class_);
+    uint32_t freq[32] = {0};
+    uint32_t sum = 0;
+    int64_t below = 0;
+    inverse += inverse >> 7;
+    for (int a = 0; a <= 15; a++) { /* levels of one sign; -1 - k is as far as k in a plain set */
+        int64_t edge = lq__edge_mass(tables, lq__trellis_edge(class_, set, a + plain), inverse);
+        uint64_t mass = (uint64_t)(edge - below) << (a || plain ? 15 : 16);
+        uint32_t f = (uint32_t)((mass + whole / 2) / whole);
+        f = f >= 16 ? f : a + plain <= 2 && !lq__trellis_is_both(class_) ? 16 : 0;
+        below = edge;
+        freq[16 + a] = f;
+        freq[16 - a - plain] = 16 - a - plain ? f : 0;
+        sum += a || plain ? 2 * f - (16 - a - plain ? 0 : f) : f;
+    }
+    freq[0] = sum + 16 > 65536 ? 16 : 65536 - sum;
+    freq[most] += 65536 - sum - freq[0];
+    int status = lq__table_finish(t, freq, 16, UINT64_MAX);
+    return status ? status : lq__table_index(t);
+}
+
+/* What an integer costs, q24 steps^2. At most 22 bits: below 2 steps^2. */
+LQ__STATIC int32_t lq__trellis_bits(const lq__rans_table *t, int32_t k)
+{
+    int out = k < t->low || k > t->high;
+    uint64_t bits = lq__interval_bits(t->code_freq[out ? 0 : k + 16]);
+    return (int32_t)((bits + (out ? lq__escape_bits(k) : 0)) * LQ__TRELLIS_LAMBDA);
+}
+
+/* The integer of entry i of a list, for a number that is not negative. */
+LQ__INLINE int32_t lq__trellis_integer(uint32_t list, int32_t i, int both)
+{
+    int32_t odd = list == 1 || list == 2;
+    return 2 * i + odd - (list >= 2 && !both);
+}
+
+/* The level of integer k, q12 steps from zero. */
+LQ__INLINE int32_t lq__trellis_point(const lq__trellis_class *c, uint32_t set, int32_t k)
+{
+    int32_t sign = k >> 31;
+    int32_t plain = set ? 1 + c->both : 0;
+    int32_t a = (k ^ sign) - (plain ? 0 : sign);
+    int32_t x = a * LQ__ONE;
+    if (set) x += plain ? LQ__ONE / 2 : 0 - LQ__ONE / 2;
+    x = a + plain ? x - c->shift[set][a + plain > 1] : 0;
+    return (x ^ sign) - sign;
+}
+
+/* Where entry 0 of a list counts from, q12: entry i is the nearest but one at most from here + 2 i
+   steps on, for two steps. */
+LQ__INLINE int32_t lq__trellis_begin(uint32_t list)
+{
+    static const int16_t begin[4] = {0, LQ__ONE, LQ__ONE / 2, -LQ__ONE / 2};
+    return begin[list];
+}
+
+/* Of two entries that are x and y from zero: e^2 + bits is equal at the middle, plus half of the
+   difference in bits over that in distance. Not outside the entry's two steps, by which the search
+   finds it. */
+LQ__STATIC void lq__trellis_thresholds(lq__trellis_class *c, uint32_t list)
+{
+    for (int32_t i = 0; i < 7; i++) {
+        int32_t x = c->point[list][i];
+        int32_t y = c->point[list][i + 1];
+        int32_t at = (x + y + (c->bits[list][i + 1] - c->bits[list][i]) / (y - x)) >> 1;
+        int32_t first = lq__trellis_begin(list) + 2 * LQ__ONE * i;
+        c->threshold[list][i] = lq__clamp(at, first, first + 2 * LQ__ONE);
+    }
+    c->threshold[list][7] = INT32_MAX;
+}
+
+/* Up to which number no odd integer of a set is chosen without an interval of its own. */
+LQ__STATIC int32_t lq__trellis_limit(const lq__trellis_class *c, const lq__rans_table *t,
+                                     uint32_t set)
+{
+    int32_t limit = 14 * LQ__ONE - 1; /* from where on numbers are folded */
+    for (uint32_t list = 2 * set; list < 2 * set + 2; list++) {
+        for (int32_t i = 7; i >= 0; i--) {
+            int32_t k = lq__trellis_integer(list, i, c->both);
+            int32_t other = set && !c->both ? -1 - k : -k; /* of a negative number */
+            int out = ((k & 1) && (k < t->low || k > t->high)) ||
+                      ((other & 1) && (other < t->low || other > t->high));
+            int32_t from = i ? c->threshold[list][i - 1] : -1;
+            limit = out ? LQ__MIN(limit, from) : limit;
+        }
+    }
+    return limit;
+}
+
+/* Points lie towards zero by 0.025 / s^2 steps in set 0; in set 1 by 0.0097 / s^2 + 0.0013 / s^4
+   for the first, 0.02 / s^2 for the others: fitted to means of what is coded so. */
+LQ__STATIC int lq__trellis_class_init(lq__trellis_class *c, const lq_tables *tables, int class_)
+{
+    memset(c, 0, sizeof *c);
+    c->both = lq__trellis_is_both(class_) ? -1 : 0;
+    if (!c->both) {
+        c->shift[0][0] = c->shift[0][1] = (int32_t)lq__trellis_fit(class_, 1638, 0, 7864) >> 4;
+        c->shift[1][0] = (int32_t)lq__trellis_fit(class_, 636, 87, 14418) >> 4;
+        c->shift[1][1] = (int32_t)lq__trellis_fit(class_, 1311, 0, 6554) >> 4;
+    } else {
+        c->shift[1][0] = -614; /* 0.15 steps away from zero */
+    }
+    for (uint32_t set = 0; set < 2; set++) {
+        lq__rans_table t;
+        int status = lq__trellis_table(tables, &t, class_, set);
+        if (status) return status;
+        for (uint32_t list = 2 * set; list < 2 * set + 2; list++) {
+            for (int32_t i = 0; i < 8; i++) {
+                int32_t k = lq__trellis_integer(list, i, c->both);
+                c->point[list][i] = lq__trellis_point(c, set, k);
+                c->bits[list][i] = lq__trellis_bits(&t, k);
+            }
+            lq__trellis_thresholds(c, list);
+        }
+        c->limit[set] = lq__trellis_limit(c, &t, set);
+    }
+    return LQ_OK;
+}
+
+/* All classes, whatever the states: (LQ__TRELLIS_CLASSES). */
+LQ__STATIC int lq__trellis_classes(lq__trellis_class *of, const lq_tables *tables)
+{
+    int status = LQ_OK;
+    memset(of, 0, sizeof *of);
+    for (int i = 1; i < LQ__TRELLIS_CLASSES && !status; i++) {
+        status = lq__trellis_class_init(&of[i], tables, i);
+    }
+    return status;
+}
+
+LQ__STATIC size_t lq__trellis_classes_bytes(void)
+{
+    return LQ__TRELLIS_CLASSES * sizeof(lq__trellis_class);
+}
+
+/* A trellis of 4, 8, .. 256 states with these classes. LQ_E_ARG: another number of states. */
+LQ__STATIC int lq__trellis_init(lq__trellis *t, const lq__trellis_class *of, uint32_t states)
+{
+    static const uint16_t checks[7][2] = {{05, 02},    {013, 04},    {023, 04},   {045, 010},
+                                          {0103, 024}, {0235, 0126}, {0515, 0362}};
+    t->nu = 2;
+    while (t->nu < 8 && 1u << t->nu < states) {
+        t->nu++;
+    }
+    t->states = 1u << t->nu;
+    t->g0 = checks[t->nu - 2][0] >> 1;
+    t->g1 = checks[t->nu - 2][1] >> 1;
+    t->words = states <= LQ__TRELLIS_CHOICE ? 1 : (states + 31) / 32 + 1;
+    t->of = of;
+    return t->states == states ? LQ_OK : LQ_E_ARG;
+}
+
+LQ__INLINE const lq__trellis_class *lq__trellis_class_of(const lq__trellis *t, uint32_t class_)
+{
+    return &t->of[LQ__MIN(class_, (uint32_t)LQ__CLASS_WIDE)];
+}
+
+/* The state behind one, whose integer has this lowest bit; the set is the state's lowest bit. */
+LQ__INLINE uint32_t lq__trellis_next(const lq__trellis *t, uint32_t state, uint32_t bit)
+{
+    return (state >> 1) ^ (t->g0 & (0 - (state & 1))) ^ (t->g1 & (0 - bit));
+}
+
+/* The bit with which an integer moves the state: 0 for one that escapes. */
+LQ__INLINE uint32_t lq__trellis_bit(int32_t k)
+{
+    return (uint32_t)k & 1;
+}
+
+/* Bytes that the search works in, in memory of any alignment: paths' costs of 16 lanes, twice, and
+   their records of all rows. */
+LQ__STATIC size_t lq__trellis_workspace_bytes(const lq__trellis *t, size_t rows)
+{
+    return 63 + (2 * (size_t)t->states + rows * t->words) * 64;
+}
+
+/* ---- the search ----
+   A number v, its sign taken away, is w. From 12 steps on it is folded by a whole number of two
+   steps, which keeps its place in the lists: entries 0 to 7 are then all there are. Each list has
+   one level that can be best, with a cost
+     c = e^2 + bits <= (9 / 4)^2 + 2 steps^2 < C = 2^21 (q18),
+   |e| <= 9 / 4: entries are two steps apart, points at most 0.22 steps off, and a threshold is in
+   the two steps of its entry.
+   State n has two ways in. The top bit of h0 >> 1 is set and that of h1 >> 1 is not, so both come
+   from states of the set that n's top bit says; they differ in the integer's lowest bit.
+     Bounds. A path through any state may go on to all states in nu rows, so costs of states differ
+   by at most nu (C + far) < 8 (2^21 + 2^25) < 2^28.2, far for odd integers that have no interval.
+   The least cost grows by less than C a row, as even integers always may be. In 64 rows costs stay
+   below 2^27 + 2^28.2 + C + far < 2^31; then the least one is taken off all. NONE = 2^29 is above
+   any difference, so no path begins elsewhere than in state 0 once nu rows have passed; pages have
+   more rows, and what ends in fewer ends in a state that 0 leads to, since the others cost more.
+     Record of a token's row: one bit a state, which way; 12 bits, the entries of four lists. */
+typedef struct lq__trellis_step {
+    int32_t cost[2][2]; /* q18, by set and lowest bit */
+    uint32_t choice;    /* three bits a list */
+} lq__trellis_step;
+
+/* |v| <= 2^30. */
+LQ__INLINE void lq__trellis_branch(lq__trellis_step *b, const lq__trellis_class *c, int32_t v)
+{
+    int32_t sign = v >> 31;
+    int32_t w = (v ^ sign) - sign;
+    int32_t u = w - LQ__MAX((w - 12 * LQ__ONE) >> 13, 0) * 2 * LQ__ONE;
+    int32_t swap = (sign | c->both) & 1;
+    b->choice = 0;
+    for (uint32_t list = 0; list < 4; list++) {
+        int32_t i = LQ__MAX((u - lq__trellis_begin(list)) >> 13, 0);
+        i += u > c->threshold[list][i];
+        int32_t e = u - c->point[list][i];
+        uint32_t one = list < 2 ? list : (list & 1) ^ (uint32_t)swap;
+        b->cost[list >> 1][one] = (c->bits[list][i] + e * e) >> 6;
+        b->choice |= (uint32_t)i << 3 * list;
+    }
+    b->cost[0][1] += w > c->limit[0] ? LQ__TRELLIS_FAR : 0;
+    b->cost[1][1] += w > c->limit[1] ? LQ__TRELLIS_FAR : 0;
+}
+
+/* From all states to the next row's. record: of this token. */
+LQ__STATIC void lq__trellis_move(const lq__trellis *t, int32_t *next, const int32_t *cost,
+                                 uint32_t *record, const lq__trellis_step *b)
+{
+    memset(record, 0, 4 * t->words);
+    for (uint32_t n = 0; n < t->states; n++) {
+        uint32_t set = n >> (t->nu - 1);
+        uint32_t from = (n ^ (t->g0 & (0 - set))) << 1 | set;
+        int32_t x = cost[from] + b->cost[set][0];
+        int32_t y = cost[from ^ t->g1 << 1] + b->cost[set][1];
+        uint32_t one = x > y;
+        next[n] = one ? y : x;
+        record[n / 32] |= one << (n & 31);
+    }
+    record[t->words - 1] |= b->choice << LQ__TRELLIS_CHOICE;
+}
+
+/* The integer that a record has for a state, which becomes the one before; *far: whether that is
+   one without an interval. */
+LQ__INLINE int32_t lq__trellis_back(const lq__trellis *t, const lq__trellis_class *c,
+                                    const uint32_t *record, int32_t v, uint32_t *state, int *far)
+{
+    uint32_t n = *state;
+    uint32_t set = n >> (t->nu - 1);
+    uint32_t one = record[n / 32] >> (n & 31) & 1;
+    int32_t sign = v >> 31;
+    int32_t w = (v ^ sign) - sign;
+    uint32_t swap = (uint32_t)(sign | c->both) & 1;
+    uint32_t list = set ? 2 + (one ^ swap) : one;
+    uint32_t i = record[t->words - 1] >> (LQ__TRELLIS_CHOICE + 3 * list) & 7;
+    int32_t k = lq__trellis_integer(list, (int32_t)i, c->both);
+    k += 2 * LQ__MAX((w - 12 * LQ__ONE) >> 13, 0);
+    *far |= (int)one && w > c->limit[set];
+    *state = (n ^ (t->g0 & (0 - set)) ^ (t->g1 & (0 - one))) << 1 | set;
+    return (k ^ sign) - (set && !c->both ? 0 : sign);
+}
+
+/* Costs less their least. */
+LQ__STATIC void lq__trellis_small(int32_t *cost, uint32_t states)
+{
+    int32_t least = cost[0];
+    for (uint32_t n = 1; n < states; n++) {
+        least = LQ__MIN(least, cost[n]);
+    }
+    for (uint32_t n = 0; n < states; n++) {
+        cost[n] -= least;
+    }
+}
+
+/* The path of the least cost for one token; of equals the lower bit, in the end the lower state. */
+LQ__STATIC int32_t lq__trellis_token(const lq__trellis *t, int16_t *z, const int32_t *y,
+                                     const lq__row_data *row, const uint8_t *classes, size_t rows,
+                                     int32_t *cost, uint32_t *record)
+{
+    int32_t *next = cost + t->states;
+    uint32_t state = 0;
+    int32_t most = 0;
+    int far = 0;
+    for (uint32_t n = 0; n < t->states; n++) {
+        cost[n] = n ? LQ__TRELLIS_NONE : 0;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        lq__trellis_step b;
+        if (i % LQ__TRELLIS_ROWS == 0) lq__trellis_small(cost, t->states);
+        if (classes[i] == 0) continue;
+        lq__trellis_branch(&b, lq__trellis_class_of(t, classes[i]),
+                           y[i * LQ__TOKENS] - row[i].mean);
+        lq__trellis_move(t, next, cost, record + i * t->words, &b);
+        memcpy(cost, next, 4 * t->states);
+    }
+    for (uint32_t n = 1; n < t->states; n++) {
+        state = cost[n] < cost[state] ? n : state;
+    }
+    for (size_t i = rows; i-- > 0;) {
+        int32_t k = 0;
+        if (classes[i]) {
+            k = lq__trellis_back(t, lq__trellis_class_of(t, classes[i]), record + i * t->words,
+                                 y[i * LQ__TOKENS] - row[i].mean, &state, &far);
+        }
+        most = LQ__MAX(most, k < 0 ? -k : k);
+        z[i * LQ__TOKENS] = (int16_t)LQ__MAX(LQ__MIN(k, 32767), -32768);
+    }
+    return far ? INT32_MAX : most;
+}
+
+/* Rows of q12 numbers less their means, |y - mean| <= 2^30, to integers along the best path of each
+   token. Rows of class 0 become 0.
+     z, y        (rows, 64)
+     row         (rows): means
+     classes     (rows)
+     workspace   lq__trellis_workspace_bytes, contents do not matter
+   Returns the largest |integer|; INT32_MAX where a path could do with no other than an odd integer
+   without an interval, which no coder takes. This code is the specification. */
+static int32_t lq__trellis_rows_c(const lq__trellis *t, int16_t *z, const int32_t *y,
+                                  const lq__row_data *row, const uint8_t *classes, size_t rows,
+                                  void *workspace)
+{
+    uint8_t *at = (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
+    int32_t *cost = (int32_t *)(void *)at;
+    int32_t most = 0;
+    for (size_t token = 0; token < LQ__TOKENS; token++) {
+        int32_t m = lq__trellis_token(t, z + token, y + token, row, classes, rows, cost,
+                                      (uint32_t *)(void *)cost + 2 * t->states);
+        most = LQ__MAX(most, m);
+    }
+    return most;
+}
+
+#if LQ__X86
+#define LQ__TRELLIS_LOOK(v)                                                                 \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__trellis_look_##v(const int32_t *p, lq__i32_##v i) \
+    {                                                                                       \
+        return lq__lookup_##v(lq__load_##v(p), i);                                          \
+    }
+LQ__EACH_LEVEL(LQ__TRELLIS_LOOK)
+#elif LQ__NEON
+LQ__INLINE lq__i32_neon lq__trellis_look_neon(const int32_t *p, lq__i32_neon i)
+{
+    uint8x16x2_t table = {
+        {vreinterpretq_u8_s32(vld1q_s32(p)), vreinterpretq_u8_s32(vld1q_s32(p + 4))}};
+    return (lq__i32_neon)vqtbl2q_u8(table, (uint8x16_t)(i * 0x04040404 + 0x03020100));
+}
+#endif
+
+/* One list: its cost, its entry into the record. */
+#define LQ__TRELLIS_LIST(v)                                                                 \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__trellis_list_##v(                                 \
+        lq__i32_##v *record, const lq__trellis_class *c, lq__i32_##v u, uint32_t list)      \
+    {                                                                                       \
+        lq__i32_##v i = lq__max_##v((u - lq__trellis_begin(list)) >> 13, lq__set_##v(0));   \
+        lq__mask_##v more = lq__gt_##v(u, lq__trellis_look_##v(c->threshold[list], i));     \
+        i = lq__add_where_##v(more, i, lq__set_##v(1));                                     \
+        lq__i32_##v e = lq__abs_##v(u - lq__trellis_look_##v(c->point[list], i));           \
+        *record |= i << (LQ__TRELLIS_CHOICE + 3 * (int)list);                               \
+        return lq__dot16_##v(lq__trellis_look_##v(c->bits[list], i), e, e) >> 6;            \
+    }                                                                                       \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__trellis_branch_##v(                               \
+        lq__i32_##v *cost, const lq__trellis_class *c, lq__i32_##v x)                       \
+    {                                                                                       \
+        const lq__i32_##v far = lq__set_##v(LQ__TRELLIS_FAR);                               \
+        lq__i32_##v w = lq__abs_##v(x), record = lq__set_##v(0);                            \
+        lq__i32_##v u = w - (lq__max_##v((w - 12 * LQ__ONE) >> 13, lq__set_##v(0)) << 13);  \
+        lq__mask_##v swap = lq__negative_##v(x | c->both);                                  \
+        cost[0] = lq__trellis_list_##v(&record, c, u, 0);                                   \
+        cost[1] = lq__trellis_list_##v(&record, c, u, 1);                                   \
+        lq__i32_##v a = lq__trellis_list_##v(&record, c, u, 2);                             \
+        lq__i32_##v b = lq__trellis_list_##v(&record, c, u, 3);                             \
+        cost[2] = lq__select_##v(swap, b, a);                                               \
+        cost[3] = lq__select_##v(swap, a, b);                                               \
+        cost[1] = lq__add_where_##v(lq__gt_##v(w, lq__set_##v(c->limit[0])), cost[1], far); \
+        cost[3] = lq__add_where_##v(lq__gt_##v(w, lq__set_##v(c->limit[1])), cost[3], far); \
+        return record;                                                                      \
+    }
+LQ__EACH_LEVEL(LQ__TRELLIS_LIST)
+
+/* All states to the next row's; the record into memory. few: 8 states, in registers. */
+#define LQ__TRELLIS_MOVE(v)                                                                       \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__trellis_state_##v(                                      \
+        lq__i32_##v *next, const lq__i32_##v *from, const lq__i32_##v *cost, lq__i32_##v ways,    \
+        uint32_t n, uint32_t nu, uint32_t g0, uint32_t g1)                                        \
+    {                                                                                             \
+        const uint32_t set = n >> (nu - 1), p = (n ^ (g0 & (0 - set))) << 1 | set;                \
+        lq__i32_##v x = from[p] + cost[2 * set], y = from[p ^ g1 << 1] + cost[2 * set + 1];       \
+        next[n] = lq__min_##v(x, y);                                                              \
+        return lq__add_where_##v(lq__gt_##v(x, y), ways, lq__set_##v((int32_t)(1u << (n & 31)))); \
+    }                                                                                             \
+    LQ__ON_##v LQ__INLINE void lq__trellis_eight_##v(lq__i32_##v *state, const lq__i32_##v *cost, \
+                                                     int32_t *record, lq__i32_##v ways)           \
+    {                                                                                             \
+        lq__i32_##v next[8];                                                                      \
+        LQ__UNROLL                                                                                \
+        for (uint32_t n = 0; n < 8; n++) {                                                        \
+            ways = lq__trellis_state_##v(next, state, cost, ways, n, 3, 013 >> 1, 04 >> 1);       \
+        }                                                                                         \
+        LQ__UNROLL                                                                                \
+        for (uint32_t n = 0; n < 8; n++) {                                                        \
+            state[n] = next[n];                                                                   \
+        }                                                                                         \
+        lq__store_##v(record, ways);                                                              \
+    }                                                                                             \
+    LQ__ON_##v LQ__INLINE void lq__trellis_all_##v(                                               \
+        const lq__trellis *t, lq__i32_##v *next, const lq__i32_##v *state,                        \
+        const lq__i32_##v *cost, int32_t *record, lq__i32_##v choice)                             \
+    {                                                                                             \
+        const uint32_t some = LQ__MIN(t->states, 32);                                             \
+        for (uint32_t first = 0; first < t->states; first += some) {                              \
+            lq__i32_##v ways = t->words > 1 ? lq__set_##v(0) : choice;                            \
+            for (uint32_t n = first; n < first + some; n++) {                                     \
+                ways = lq__trellis_state_##v(next, state, cost, ways, n, t->nu, t->g0, t->g1);    \
+            }                                                                                     \
+            lq__store_##v(record, ways);                                                          \
+            record += LQ__LANES_##v;                                                              \
+        }                                                                                         \
+        if (t->words > 1) lq__store_##v(record, choice);                                          \
+    }
+LQ__EACH_LEVEL(LQ__TRELLIS_MOVE)
+
+/* The records of LQ__LANES_v tokens; the states where their paths end. */
+#define LQ__TRELLIS_FORTH(v)                                                                     \
+    LQ__ON_##v LQ__INLINE void lq__trellis_small_##v(lq__i32_##v *state, uint32_t states)        \
+    {                                                                                            \
+        lq__i32_##v least = state[0];                                                            \
+        for (uint32_t n = 1; n < states; n++) {                                                  \
+            least = lq__min_##v(least, state[n]);                                                \
+        }                                                                                        \
+        for (uint32_t n = 0; n < states; n++) {                                                  \
+            state[n] -= least;                                                                   \
+        }                                                                                        \
+    }                                                                                            \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__trellis_end_##v(const lq__i32_##v *state,              \
+                                                          uint32_t states)                       \
+    {                                                                                            \
+        lq__i32_##v least = state[0], end = lq__set_##v(0);                                      \
+        for (uint32_t n = 1; n < states; n++) {                                                  \
+            end = lq__select_##v(lq__gt_##v(least, state[n]), lq__set_##v((int32_t)n), end);     \
+            least = lq__min_##v(least, state[n]);                                                \
+        }                                                                                        \
+        return end;                                                                              \
+    }                                                                                            \
+    LQ__ON_##v static lq__i32_##v lq__trellis_forth_8_##v(                                       \
+        const lq__trellis *t, const int32_t *y, const lq__row_data *row, const uint8_t *classes, \
+        size_t rows, int32_t *record)                                                            \
+    {                                                                                            \
+        lq__i32_##v state[8], cost[4];                                                           \
+        for (uint32_t n = 0; n < 8; n++) {                                                       \
+            state[n] = lq__set_##v(n ? LQ__TRELLIS_NONE : 0);                                    \
+        }                                                                                        \
+        for (size_t i = 0; i < rows; i++, record += LQ__LANES_##v) {                             \
+            if (i % LQ__TRELLIS_ROWS == 0) lq__trellis_small_##v(state, 8);                      \
+            if (classes[i] == 0) continue;                                                       \
+            lq__i32_##v choice =                                                                 \
+                lq__trellis_branch_##v(cost, lq__trellis_class_of(t, classes[i]),                \
+                                       lq__load_##v(y + i * LQ__TOKENS) - row[i].mean);          \
+            lq__trellis_eight_##v(state, cost, record, choice);                                  \
+        }                                                                                        \
+        return lq__trellis_end_##v(state, 8);                                                    \
+    }                                                                                            \
+    LQ__ON_##v static lq__i32_##v lq__trellis_forth_##v(                                         \
+        const lq__trellis *t, const int32_t *y, const lq__row_data *row, const uint8_t *classes, \
+        size_t rows, lq__i32_##v *state, int32_t *record)                                        \
+    {                                                                                            \
+        lq__i32_##v *next = state + t->states, *other, cost[4];                                  \
+        for (uint32_t n = 0; n < t->states; n++) {                                               \
+            state[n] = lq__set_##v(n ? LQ__TRELLIS_NONE : 0);                                    \
+        }                                                                                        \
+        for (size_t i = 0; i < rows; i++, record += t->words * LQ__LANES_##v) {                  \
+            if (i % LQ__TRELLIS_ROWS == 0) lq__trellis_small_##v(state, t->states);              \
+            if (classes[i] == 0) continue;                                                       \
+            lq__i32_##v choice =                                                                 \
+                lq__trellis_branch_##v(cost, lq__trellis_class_of(t, classes[i]),                \
+                                       lq__load_##v(y + i * LQ__TOKENS) - row[i].mean);          \
+            lq__trellis_all_##v(t, next, state, cost, record, choice);                           \
+            other = state;                                                                       \
+            state = next;                                                                        \
+            next = other;                                                                        \
+        }                                                                                        \
+        return lq__trellis_end_##v(state, t->states);                                            \
+    }
+LQ__EACH_LEVEL(LQ__TRELLIS_FORTH)
+
+/* Back along the records; the largest |integer|, or INT32_MAX. */
+#define LQ__TRELLIS_BACK(v)                                                                        \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__trellis_ways_##v(const int32_t *record, lq__i32_##v n,   \
+                                                           uint32_t words)                         \
+    {                                                                                              \
+        lq__i32_##v ways = lq__load_##v(record);                                                   \
+        for (uint32_t i = 1; i + 1 < words; i++) {                                                 \
+            ways = lq__select_##v(lq__eq_##v(n >> 5, lq__set_##v((int32_t)i)),                     \
+                                  lq__load_##v(record + i * LQ__LANES_##v), ways);                 \
+        }                                                                                          \
+        return lq__srl_##v(ways, n & 31) & 1;                                                      \
+    }                                                                                              \
+    LQ__ON_##v static int32_t lq__trellis_back_##v(                                                \
+        const lq__trellis *t, int16_t *z, const int32_t *y, const lq__row_data *row,               \
+        const uint8_t *classes, size_t rows, lq__i32_##v n, const int32_t *record)                 \
+    {                                                                                              \
+        const int32_t g0 = (int32_t)t->g0, g1 = (int32_t)t->g1, top = (int32_t)t->nu - 1;          \
+        const size_t choice = (t->words - 1) * LQ__LANES_##v;                                      \
+        lq__i32_##v most = lq__set_##v(0);                                                         \
+        record += rows * t->words * LQ__LANES_##v;                                                 \
+        for (size_t i = rows; i-- > 0;) {                                                          \
+            const lq__trellis_class *c = lq__trellis_class_of(t, classes[i]);                      \
+            lq__i32_##v k = lq__set_##v(0);                                                        \
+            record -= t->words * LQ__LANES_##v;                                                    \
+            if (classes[i]) {                                                                      \
+                lq__i32_##v x = lq__load_##v(y + i * LQ__TOKENS) - row[i].mean;                    \
+                lq__i32_##v sign = x >> 31, w = lq__abs_##v(x);                                    \
+                lq__i32_##v one = lq__trellis_ways_##v(record, n, t->words);                       \
+                lq__i32_##v set = 0 - (n >> top), plain = set & ~c->both;                          \
+                lq__i32_##v list = one ^ (set & (((sign | c->both) & 1) ^ 2));                     \
+                lq__i32_##v odd = (list ^ (list >> 1)) & 1;                                        \
+                k = lq__srl_##v(lq__load_##v(record + choice), list * 3 + LQ__TRELLIS_CHOICE) & 7; \
+                k += lq__max_##v((w - 12 * LQ__ONE) >> 13, lq__set_##v(0));                        \
+                k = k + k + odd + plain;                                                           \
+                k = (k ^ sign) - (sign & ~plain);                                                  \
+                lq__i32_##v limit = (set & (c->limit[1] ^ c->limit[0])) ^ c->limit[0];             \
+                most = lq__max_##v(most, lq__abs_##v(k));                                          \
+                most |= (0 - one) & ((limit - w) >> 31) & INT32_MAX;                               \
+                n = ((n ^ (set & g0) ^ ((0 - one) & g1)) << 1) - set;                              \
+            }                                                                                      \
+            lq__store_i16_##v(z + i * LQ__TOKENS, k);                                              \
+        }                                                                                          \
+        return lq__most_##v(most);                                                                 \
+    }                                                                                              \
+    LQ__ON_##v static int32_t lq__trellis_rows_##v(                                                \
+        const lq__trellis *t, int16_t *z, const int32_t *y, const lq__row_data *row,               \
+        const uint8_t *classes, size_t rows, void *workspace)                                      \
+    {                                                                                              \
+        uint8_t *at = (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);            \
+        lq__i32_##v *state = (lq__i32_##v *)(void *)at;                                            \
+        int32_t *record = (int32_t *)(void *)(state + 2 * t->states);                              \
+        int32_t most = 0;                                                                          \
+        for (size_t token = 0; token < LQ__TOKENS; token += LQ__LANES_##v) {                       \
+            lq__i32_##v end =                                                                      \
+                t->states == 8                                                                     \
+                    ? lq__trellis_forth_8_##v(t, y + token, row, classes, rows, record)            \
+                    : lq__trellis_forth_##v(t, y + token, row, classes, rows, state, record);      \
+            int32_t m =                                                                            \
+                lq__trellis_back_##v(t, z + token, y + token, row, classes, rows, end, record);    \
+            most = LQ__MAX(most, m);                                                               \
+        }                                                                                          \
+        return most;                                                                               \
+    }
+LQ__EACH_LEVEL(LQ__TRELLIS_BACK)
+
+/* The kernels of the level in force; defined in >>dispatch. */
+typedef struct lq__trellis_kernels {
+    int32_t (*rows)(const lq__trellis *, int16_t *, const int32_t *, const lq__row_data *,
+                    const uint8_t *, size_t, void *);
+    void (*row)(const lq__trellis *, const lq__trellis_class *, int32_t *, uint8_t *,
+                const int16_t *, int32_t);
+} lq__trellis_kernels;
+LQ__STATIC const lq__trellis_kernels *lq__trellis_of_level(void);
+
+/* ---- the way back ---- */
+/* A row's integers to q12 numbers; states, one byte a token, move on.
+     y, state, z  (64) */
+static void lq__trellis_row_c(const lq__trellis *t, const lq__trellis_class *c, int32_t *y,
+                              uint8_t *state, const int16_t *z, int32_t mean)
+{
+    for (size_t token = 0; token < LQ__TOKENS; token++) {
+        y[token] = lq__trellis_point(c, state[token] & 1u, z[token]) + mean;
+        state[token] = (uint8_t)lq__trellis_next(t, state[token], lq__trellis_bit(z[token]));
+    }
+}
+
+#define LQ__TRELLIS_ROW(v)                                                                       \
+    LQ__ON_##v static void lq__trellis_row_##v(const lq__trellis *t, const lq__trellis_class *c, \
+                                               int32_t *y, uint8_t *state, const int16_t *z,     \
+                                               int32_t mean)                                     \
+    {                                                                                            \
+        for (size_t token = 0; token < LQ__TOKENS; token += LQ__LANES_##v) {                     \
+            lq__i32_##v k = lq__load_i16_##v(z + token), sign = k >> 31, n;                      \
+            n = lq__load_u8_##v(state + token);                                                  \
+            lq__i32_##v set = 0 - (n & 1), plain = set & ~c->both;                               \
+            lq__i32_##v a = (k ^ sign) - (sign & ~plain);                                        \
+            lq__i32_##v near = (set & (c->shift[1][0] ^ c->shift[0][0])) ^ c->shift[0][0];       \
+            lq__i32_##v behind = (set & (c->shift[1][1] ^ c->shift[0][1])) ^ c->shift[0][1];     \
+            lq__mask_##v more = lq__gt_##v(a - plain, lq__set_##v(1));                           \
+            lq__i32_##v x = (a << 12) + (set & (LQ__ONE / 2)) - (set & c->both & LQ__ONE);       \
+            x -= lq__select_##v(more, behind, near);                                             \
+            x = lq__keep_##v(lq__gt_##v(a - plain, lq__set_##v(0)), x);                          \
+            lq__store_##v(y + token, (x ^ sign) - sign + mean);                                  \
+            n = (n >> 1) ^ (set & (int32_t)t->g0) ^ ((0 - (k & 1)) & (int32_t)t->g1);            \
+            lq__store_i8_##v(state + token, (n ^ 128) - 128);                                    \
+        }                                                                                        \
+    }
+LQ__EACH_LEVEL(LQ__TRELLIS_ROW)
+/* ================================================================================================
    >>rans   one page: the plan of its rows, and the steps that encode and decode them, in C
 
    To add a quantizer: nothing here, see >>lattice.
@@ -10251,7 +11075,8 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
      Z           0 with the dead zone; with raw bits 1/4 if raw = 1, else 1/2
      PLAIN       0 without dead zone; with raw bits as Z. Lead rows, and D4's first three
      WORD        those of the quantizer, by the mean class of the block: E8's coset, 0 or 1
-     SHIFTED     residue / 2; with raw bits 1/2. E8's z0 .. z6
+     SHIFTED     residue / 2; with raw bits 1/2. E8's z0 .. z6. A trellis's: those of its sets
+                 (>>trellis), the residue being the set
      HALF        class - 8, (parity + residue / 2) / 2, parity being the LSBs of the symbols before
                  it in its block, an escape's taken as 0. If any row of the block has raw bits the
                  symbol's LSB says nothing, and parity is left out: 1/4 + residue / 4, with own raw
@@ -10345,7 +11170,7 @@ LQ__STATIC lq_rans_row *lq__row_add(lq_rans_row *r, size_t row, int kind, int cl
 
 /* The rows of one lattice block. Words that have no tables are not in the stream. */
 LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t *classes,
-                                      const lq__quantizer *q)
+                                      const lq__quantizer *q, int on)
 {
     uint32_t sum = q->dims / 2;
     for (uint32_t i = 0; i < q->dims; i++) {
@@ -10367,7 +11192,7 @@ LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t 
             class_ = LQ__MIN(class_, (int)LQ__CLASS_WIDE);
         }
         r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, class_);
-        own->residue = (uint8_t)q->residue;
+        own->residue = (uint8_t)(q->residue + (on && lq__residue_machine[q->residue]));
         own->place = (uint8_t)i;
         own->back = (uint8_t)(q->words + i);
         if (last && q->parity == LQ__PARITY_COSET_0) {
@@ -10431,6 +11256,7 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, const lq__quan
         if (r->kind == LQ__ROW_SHIFTED || (q->parity == LQ__PARITY_COSET_0 && residue)) {
             offset = r->raw[residue] || residue ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
             own = r->class_ - 8 * r->raw[residue];
+            if (lq__residue_machine[q->residue]) offset = LQ__AT_TRELLIS + residue;
         } else {
             r->shift[i & 1]++;
             own = class_ - 8;
@@ -10455,11 +11281,13 @@ LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, siz
                                      size_t lead_rows, const lq__quantizer *q)
 {
     size_t row = 0;
+    int on = 0; /* a lattice block is before this one */
     for (size_t i = 0; i < rows;) {
         size_t block = i < lead_rows || rows - i < q->dims ? 1 : q->dims;
         size_t words = block == q->dims && i >= lead_rows ? q->words : 0;
         int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
-        if (lattice) r = lq__block_add(r, row, classes + i, q);
+        if (lattice) r = lq__block_add(r, row, classes + i, q, on);
+        on = lattice;
         row += words;
         for (size_t j = 0; j < block && !lattice; j++) {
             if (classes[i + j]) {
@@ -11405,6 +12233,52 @@ LQ__INLINE_256 lq__pair_256 lq__residue_coset_256(int16_t *word, uint32_t place,
     return lq__odd_256(lq__half_row_256(word, 0, half));
 }
 
+/* Words and integers of 16 tokens to states. */
+LQ__INLINE_256 __m256i lq__trellis_step_256(const int16_t *word, const int16_t *k, int g0, int g1)
+{
+    const __m256i one = _mm256_set1_epi16(1), none = _mm256_setzero_si256();
+    __m256i s = _mm256_srli_epi16(_mm256_loadu_si256((const __m256i *)(const void *)word), 8);
+    __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)k);
+    b = _mm256_and_si256(_mm256_sub_epi16(none, _mm256_and_si256(b, one)),
+                         _mm256_set1_epi16((int16_t)g1));
+    __m256i a = _mm256_and_si256(_mm256_sub_epi16(none, _mm256_and_si256(s, one)),
+                                 _mm256_set1_epi16((int16_t)g0));
+    return _mm256_xor_si256(_mm256_srli_epi16(s, 1), _mm256_xor_si256(a, b));
+}
+
+/* The sets of 16 tokens as masks. */
+LQ__INLINE_256 __m256i lq__trellis_sets_256(int16_t *w, uint32_t place, int decoding, int on,
+                                            int g0, int g1)
+{
+    __m256i word = _mm256_loadu_si256((const __m256i *)(const void *)w);
+    if (decoding) {
+        __m256i state = _mm256_setzero_si256();
+        word = _mm256_and_si256(word, _mm256_set1_epi16(place ? 255 : 0));
+        if (place || on) {
+            const int16_t *from = place ? w : w - 9 * 64;
+            state = lq__trellis_step_256(from, from + (place ? place : 8) * 64, g0, g1);
+        }
+        word = _mm256_or_si256(word, _mm256_slli_epi16(state, 8));
+        state = _mm256_and_si256(state, _mm256_set1_epi16(1));
+        word = _mm256_or_si256(word, _mm256_sll_epi16(state, _mm_cvtsi32_si128((int)place)));
+        _mm256_storeu_si256((__m256i *)(void *)w, word);
+    }
+    word = _mm256_sll_epi16(word, _mm_cvtsi32_si128(15 - (int)place));
+    return _mm256_srai_epi16(word, 15);
+}
+
+#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
+    LQ__INLINE_256 lq__pair_256 lq__residue_##name##_256(int16_t *word, uint32_t place,           \
+                                                         uint32_t half, int decoding)             \
+    {                                                                                             \
+        lq__pair_256 v;                                                                           \
+        v.a = lq__trellis_sets_256(word + 32 * half, place, decoding, on, g0, g1);                \
+        v.b = lq__trellis_sets_256(word + 32 * half + 16, place, decoding, on, g0, g1);           \
+        return v;                                                                                 \
+    }
+LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
+#undef LQ__TRELLIS_RESIDUE
+
 LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, int16_t *values, uint32_t half,
                                           int decoding)
 {
@@ -12028,6 +12902,37 @@ LQ__INLINE_512 __mmask32 lq__residue_coset_512(int16_t *word, uint32_t place, ui
     (void)decoding;
     return _mm512_test_epi16_mask(lq__half_row_512(word, 0, half), _mm512_set1_epi16(1));
 }
+
+#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
+    LQ__INLINE_512 __mmask32 lq__residue_##name##_512(int16_t *word, uint32_t place,              \
+                                                      uint32_t half, int decoding)                \
+    {                                                                                             \
+        int16_t *w = word + 32 * half;                                                            \
+        const __m512i one = _mm512_set1_epi16(1);                                                 \
+        __m512i v = _mm512_loadu_si512(w);                                                        \
+        if (decoding) {                                                                           \
+            __m512i s = _mm512_setzero_si512();                                                   \
+            if (place || on) {                                                                    \
+                const int16_t *from = place ? w : w - 9 * 64 * on;                                \
+                __m512i p = _mm512_srli_epi16(place ? v : _mm512_loadu_si512(from), 8);           \
+                __m512i k = _mm512_loadu_si512(from + (place ? place : 8) * 64);                  \
+                s = _mm512_srli_epi16(p, 1);                                                      \
+                s = _mm512_xor_si512(s, _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(p, one),    \
+                                                               _mm512_set1_epi16(g0)));           \
+                s = _mm512_xor_si512(s, _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(k, one),    \
+                                                               _mm512_set1_epi16(g1)));           \
+            }                                                                                     \
+            v = _mm512_and_si512(v, _mm512_set1_epi16(place ? 255 : 0));                          \
+            v = _mm512_or_si512(v, _mm512_slli_epi16(s, 8));                                      \
+            v = _mm512_or_si512(v, _mm512_sll_epi16(_mm512_and_si512(s, one),                     \
+                                                    _mm_cvtsi32_si128((int)place)));              \
+            _mm512_storeu_si512(w, v);                                                            \
+            return _mm512_test_epi16_mask(s, one);                                                \
+        }                                                                                         \
+        return _mm512_test_epi16_mask(v, _mm512_set1_epi16((int16_t)(1 << place)));               \
+    }
+LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
+#undef LQ__TRELLIS_RESIDUE
 
 LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half,
                                        int decoding)
@@ -12854,6 +13759,20 @@ LQ__INLINE lq__lanes_neon lq__residue_coset_neon(int16_t *word, uint32_t place, 
     (void)decoding;
     return lq__lanes_odd_neon(lq__values_neon(word, 0, first));
 }
+
+#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
+    LQ__INLINE lq__lanes_neon lq__residue_##name##_neon(int16_t *word, uint32_t place,            \
+                                                        uint32_t first, int decoding)             \
+    {                                                                                             \
+        lq__lanes_neon v;                                                                         \
+        for (uint32_t t = 0; t < 16; t++) {                                                       \
+            uint32_t set = lq__residue_##name##_c(word, 64, place, first + t, decoding);          \
+            v.v[t / 8][t % 8] = (uint16_t)(0 - set);                                              \
+        }                                                                                         \
+        return v;                                                                                 \
+    }
+LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
+#undef LQ__TRELLIS_RESIDUE
 
 LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, int16_t *values, uint32_t first,
                                          int decoding)
@@ -13904,7 +14823,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 /* ---- packed tables ----
    Of each table: intervals u8; of all but the first, the escape, value + 16 u8; of all but the last
    their slots u16. A row's tables are unpacked where it is coded, in 0.2 us each. */
-#define LQ__PACKED_BYTES 8194u /* of all tables */
+#define LQ__PACKED_BYTES 12288u /* of all tables */
 
 LQ__STATIC size_t lq__table_pack(uint8_t *dst, const lq__rans_table *t)
 {
@@ -19100,6 +20019,10 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
     if (!lq__step_valid(d->step)) return "step: 2^-100 to 2^100, no default";
     if (!d->profile && !fitted) return "profile: NULL";
     if (!lq_lattice_dims(d->quantizer)) return LQ__NO_QUANTIZER;
+    if (lq__residue_machine[lq__quantizer_of(d->quantizer)->residue] && d->tables &&
+        !d->tables->trellis) {
+        return "tables: small ones have no trellis";
+    }
     if (lq__only_raw(&d->geometry)) {
         return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
                "pages only";
@@ -19428,6 +20351,49 @@ LQ__INLINE int lq__lattice_at(const lq_codec *c, const lq__quantizer *q, size_t 
            lq__block_is_lattice(c->classes + c->lead + i, q->dims);
 }
 
+/* The trellis of a quantizer whose residues are a machine's. */
+LQ__INLINE int lq__trellis_of(lq__trellis *t, const lq_tables *tables, int quantizer)
+{
+    return lq__trellis_init(t, tables->trellis, quantizer == LQ_TRELLIS_8 ? 8 : 64);
+}
+
+/* The words of a block whose integers are there; the tokens' states move on. */
+LQ__STATIC void lq__trellis_words(int16_t *word, uint16_t *state, uint16_t g0, uint16_t g1)
+{
+    uint16_t s[LQ__TOKENS], sets[LQ__TOKENS] = {0}, k[LQ__TOKENS]; /* copies, which alias nothing */
+    memcpy(s, state, sizeof s);
+    for (uint32_t place = 0; place < 8; place++) {
+        memcpy(k, word + (place + 1) * LQ__TOKENS, sizeof k);
+        for (size_t token = 0; token < LQ__TOKENS; token++) {
+            uint16_t set = s[token] & 1;
+            uint16_t last = (uint16_t)(s[token] << 8);
+            sets[token] = (uint16_t)((sets[token] & 255) | last | (uint16_t)(set << place));
+            s[token] = (uint16_t)(s[token] >> 1 ^ (g0 & (uint16_t)(0 - set)) ^
+                                  (g1 & (uint16_t)(0 - (k[token] & 1))));
+        }
+    }
+    memcpy(word, sets, sizeof sets);
+    memcpy(state, s, sizeof s);
+}
+
+/* Blocks that follow one another, on one path: integers behind one another at the end of their
+   place in the matrix, then block by block to where they belong, and the words. */
+LQ__STATIC int32_t lq__trellis_blocks(const lq_codec *c, int16_t *values, const int32_t *y,
+                                      size_t first, size_t blocks, void *workspace)
+{
+    lq__trellis t;
+    uint16_t state[LQ__TOKENS] = {0};
+    int16_t *z = values + blocks * LQ__TOKENS;
+    if (lq__trellis_of(&t, c->desc.tables, c->desc.quantizer)) return INT32_MAX;
+    int32_t most = lq__trellis_of_level()->rows(&t, z, y, c->rows + first,
+                                                c->classes + c->lead + first, 8 * blocks, workspace);
+    for (size_t b = 0; b < blocks; b++, z += 8 * LQ__TOKENS, values += 9 * LQ__TOKENS) {
+        memmove(values + LQ__TOKENS, z, 8 * LQ__TOKENS * 2);
+        lq__trellis_words(values, state, (uint16_t)t.g0, (uint16_t)t.g1);
+    }
+    return most;
+}
+
 /* Coefficients (q12 rows) to the coder's matrix. */
 LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w)
 {
@@ -19447,8 +20413,10 @@ LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__w
         }
         int32_t m;
         if (blocks) {
-            m = kernels->blocks[c->desc.quantizer](values, w->rows + i * LQ__TOKENS, c->rows + i,
-                                                   blocks, LQ__TOKENS);
+            m = lq__residue_machine[q->residue]
+                    ? lq__trellis_blocks(c, values, w->rows + i * LQ__TOKENS, i, blocks, w->floats)
+                    : kernels->blocks[c->desc.quantizer](values, w->rows + i * LQ__TOKENS,
+                                                         c->rows + i, blocks, LQ__TOKENS);
             most = LQ__MAX(most, m);
             values += blocks * (q->words + q->dims) * LQ__TOKENS;
             i += blocks * q->dims;
@@ -19693,17 +20661,30 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq_
         w->gains[j] = (int16_t)gain;
     }
     values += c->lead * LQ__TOKENS;
+    uint8_t state[LQ__TOKENS];
+    int on = 0;
     *in_use = lq__rows_in_use(c, values);
     for (size_t i = 0; i < *in_use; i += q->dims) {
         size_t n = LQ__MIN(q->dims, c->dims - i);
         int16_t *word = values;
         int lattice = lq__lattice_at(c, q, i);
+        on = lattice && on;
         values += n == q->dims ? q->words * LQ__TOKENS : 0;
         for (size_t j = 0; j < n; j++, values += LQ__TOKENS) {
             const lq__row_data *row = &c->rows[i + j];
             int32_t *y = w->rows + (i + j) * LQ__TOKENS;
             if (!lattice) {
                 kernels->centroid_row(y, values, row->shift, row->mean);
+                continue;
+            }
+            if (lq__residue_machine[q->residue]) {
+                lq__trellis t;
+                if (lq__trellis_of(&t, c->desc.tables, c->desc.quantizer)) return LQ_E_INTERNAL;
+                if (j == 0 && !on) memset(state, 0, sizeof state);
+                on = 1;
+                lq__trellis_of_level()->row(
+                    &t, lq__trellis_class_of(&t, c->classes[c->lead + i + j]), y, state, values,
+                    row->mean);
                 continue;
             }
             lq__residue_row(half, q->residue, word, LQ__TOKENS, (uint32_t)j);
@@ -40619,6 +41600,25 @@ static lq__blocks_kernel lq__leech_of_level(void)
     return table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
 }
 
+LQ__STATIC const lq__trellis_kernels *lq__trellis_of_level(void)
+{
+#define LQ__TRELLIS_KERNELS(v)                    \
+    {                                             \
+        lq__trellis_rows_##v, lq__trellis_row_##v \
+    }
+#if LQ__X86
+    static const lq__trellis_kernels table[3] = {LQ__TRELLIS_KERNELS(c), LQ__TRELLIS_KERNELS(avx2),
+                                                 LQ__TRELLIS_KERNELS(avx512)};
+#elif LQ__NEON
+    static const lq__trellis_kernels table[3] = {LQ__TRELLIS_KERNELS(c), LQ__TRELLIS_KERNELS(neon),
+                                                 LQ__TRELLIS_KERNELS(neon)};
+#else
+    static const lq__trellis_kernels table[1] = {LQ__TRELLIS_KERNELS(c)};
+#endif
+#undef LQ__TRELLIS_KERNELS
+    return &table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
+}
+
 /* ================================================================================================
    >>end   undefinitions, change log, licence
    ============================================================================================== */
@@ -40957,6 +41957,12 @@ static lq__blocks_kernel lq__leech_of_level(void)
 #undef LQ__LEECH_LANES
 #undef LQ__LEECH_TRACE
 #undef LQ__LEECH_BLOCKS
+#undef LQ__TRELLIS_LOOK
+#undef LQ__TRELLIS_LIST
+#undef LQ__TRELLIS_MOVE
+#undef LQ__TRELLIS_FORTH
+#undef LQ__TRELLIS_BACK
+#undef LQ__TRELLIS_ROW
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED
 #endif

@@ -14,7 +14,7 @@ import os
 import struct
 import sys
 
-Z, D4, E8, E8_RELAXED = 1, 2, 3, 4
+Z, D4, E8, E8_RELAXED, TRELLIS_8, TRELLIS_64 = 1, 2, 3, 4, 5, 6
 K, V, KV = 1, 2, 3
 HADAMARD, DENSE, NAMED = 2, 3, 4  # bases of profiles
 NONE16, NONE32, NONE64 = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
@@ -332,7 +332,60 @@ def gauss_table(class_, offset):
     return Table(freq)
 
 
+BOTH = 20  # below this class both sets have zero
+CHECKS = {TRELLIS_8: (0o13, 0o4), TRELLIS_64: (0o103, 0o24)}  # h0, h1
+
+
+def trellis_fit(class_, a, b, most):
+    s = exp2_eighths_q30(2 * (ONE - max(class_, 9))) >> 14
+    return min((a * s + b * (s * s >> 16)) >> 16, most)
+
+
+def trellis_edge(class_, which, n):
+    """Where the n levels of one sign next to zero end, q16."""
+    if which == 0:
+        return 65536 * n + 32768 + trellis_fit(class_, 1720, 180, 36045)
+    if class_ < BOTH:
+        return 65536 * n + 32768 if n else 36864
+    return 65536 * n + trellis_fit(class_, 3441, 328, 32768) if n else 0
+
+
+def trellis_table(class_, which):
+    inverse = exp2_eighths_q30(ONE - class_)
+    inverse += inverse >> 7
+    whole = MASS[2048]
+    plain = int(which == 1 and class_ >= BOTH)
+    freq = [0] * 32
+    below = 0
+    for a in range(16):
+        n = a + plain
+        m = mass_of(trellis_edge(class_, which, n) * inverse >> 22)
+        f = (((m - below) << (15 if n else 16)) + whole // 2) // whole
+        below = m
+        if f < 16:
+            f = 16 if n <= 2 and class_ >= BOTH else 0
+        freq[16 + a] = f
+        if n < 16:
+            freq[16 - n] = f
+    total = sum(freq)
+    freq[0] = max(16, 65536 - total)
+    freq[16] += 65536 - total - freq[0]
+    return Table(freq)
+
+
+def trellis_next(quantizer, state, bit):
+    h0, h1 = CHECKS[quantizer]
+    return state >> 1 ^ (h0 >> 1 if state & 1 else 0) ^ (h1 >> 1 if bit else 0)
+
+
 TABLES = {}
+
+
+def trellis_table_of(class_, which):
+    key = "trellis", which, class_
+    if key not in TABLES:
+        TABLES[key] = trellis_table(class_, which)
+    return TABLES[key]
 
 
 def table_of(class_, offset):
@@ -394,6 +447,19 @@ def wiener_q15(quantizer, class_):
     return (1 << 31) // (65536 + (ratio >> 30))
 
 
+def trellis_level(class_, which, k):
+    """The level of an integer, q12."""
+    n = -1 - k if which and class_ >= BOTH and k < 0 else abs(k)
+    if class_ < BOTH:
+        x = 4096 * n - (2048 if n > 1 else -614 + 2048) * which if n else 0
+    elif which == 0:
+        x = 4096 * n - (trellis_fit(class_, 1638, 0, 7864) >> 4) if n else 0
+    else:
+        near = trellis_fit(class_, 636, 87, 14418)
+        x = 4096 * n + 2048 - ((trellis_fit(class_, 1311, 0, 6554) if n else near) >> 4)
+    return -x if k < 0 else x
+
+
 # ---- Rows ----
 class Row:
     def __init__(self, kind, class_, row):
@@ -405,6 +471,8 @@ class Row:
         self.relaxed = False
         self.lead = False
         self.groups = None  # of a table of counts, by number
+        self.trellis = None  # the quantizer, if the row is a trellis's
+        self.begins = False  # and a path begins here
         own = class_ - 8 if kind == "half" else class_
         raw = 0 if kind == "coset" else max(0, (own - WIDE + 7) >> 3)
         self.raw = [raw, raw]
@@ -420,10 +488,18 @@ def plan_of(classes, lead, quantizer):
     rows = []
     at = 0
     i = 0
+    on = False  # right behind a block
     while i < len(classes):
         n = 1 if i < lead or len(classes) - i < dims else dims
         block = classes[i:i + n]
-        if n > 1 and 0 not in block:
+        lattice = n > 1 and 0 not in block
+        if lattice and quantizer in CHECKS:
+            for j, c in enumerate(block):
+                r = Row("trellis", min(c, WIDE), at)
+                r.trellis, r.begins = quantizer, j == 0 and not on
+                rows.append(r)
+                at += 1
+        elif lattice:
             coset = None
             if n == 8:
                 coset = at
@@ -441,13 +517,14 @@ def plan_of(classes, lead, quantizer):
                         r.raw[1] = max(0, (c - WIDE + 7) >> 3)
                 rows.append(r)
         else:
-            at += n == 8
+            at += n == 8 and quantizer not in CHECKS
             for c in block:
                 if c:
                     r = Row("plain" if i < lead else "z", c, at)
                     r.lead = i < lead
                     rows.append(r)
                 at += 1
+        on = lattice
         i += n
     # the payload's bits
     have = sum(r.raw[0] for r in rows)
@@ -463,7 +540,7 @@ def plan_of(classes, lead, quantizer):
 
 
 def row_table(r, parity, coset, quantizer):
-    if r.coset is None and coset:
+    if r.coset is None and r.kind != "trellis" and coset:
         coset = 0
     raw = r.raw[coset]
     class_ = r.class_ - 8 * raw
@@ -471,6 +548,8 @@ def row_table(r, parity, coset, quantizer):
         if raw:
             return table_of(class_, AT_1_4 if raw == 1 else AT_1_2)
         return table_of(class_, AT_0 if r.kind == "z" else AT_0_PLAIN)
+    if r.kind == "trellis":
+        return trellis_table_of(class_, coset)
     if r.kind == "coset":
         return coset_table(int(quantizer == E8_RELAXED), r.class_)
     if r.kind == "shifted" or (r.relaxed and coset):
@@ -498,11 +577,16 @@ def rans_decode(body, rows, matrix_rows, tokens):
         at += 2
     values = [[0] * tokens for _ in range(matrix_rows)]
     escapes = []
+    trellis = [0] * tokens  # states
     for r in rows:
         symbols = values[r.row]
         escaped = []
+        if r.begins:
+            trellis = [0] * tokens
         for t in range(tokens):
             coset = values[r.coset][t] & 1 if r.coset is not None else 0
+            if r.trellis:
+                coset = trellis[t] & 1
             parity = 0
             if r.before and not r.block_raw:
                 for j in range(1, r.before + 1):
@@ -521,6 +605,8 @@ def rans_decode(body, rows, matrix_rows, tokens):
                 escaped.append(t)
                 symbol = 0
             symbols[t] = symbol
+            if r.trellis:
+                trellis[t] = trellis_next(r.trellis, trellis[t], symbol & 1)
         escapes.append(escaped)
     # the raw section: the last states, then the rest of the body
     payload = count = 0
@@ -549,6 +635,7 @@ def rans_decode(body, rows, matrix_rows, tokens):
     for r, escaped in zip(rows, escapes):
         for t in escaped:
             values[r.row][t] = raw.golomb(2, 16)
+            need(not r.trellis or values[r.row][t] % 2 == 0, "an odd integer escapes")
     left = raw.count - raw.at
     need((left < 8 or rest == 0) and raw.value >> raw.at == 0, "the raw section does not end")
     for r, bits in zip(rows, low):
@@ -1107,16 +1194,26 @@ def coded_page(body, tokens, lead, classes, means, profile_means, quantizer):
     block = block_dims(quantizer)
     c = [[0] * dims for _ in range(tokens)]
     at = lead
+    on = False
+    states = [0] * tokens
     for i in range(0, dims, block):
         n = min(block, dims - i)
         lattice = n > 1 and n == block and 0 not in classes[lead + i:lead + i + n]
         coset = None
-        if n == 8:
+        if n == 8 and quantizer not in CHECKS:
             coset = values[at]
             at += 1
+        if not on:
+            states = [0] * tokens
+        on = lattice
         for j in range(i, i + n):
             class_ = classes[lead + j]
-            if lattice:
+            if lattice and quantizer in CHECKS:
+                class_ = min(class_, WIDE)
+                for t, k in enumerate(values[at]):
+                    c[t][j] = trellis_level(class_, states[t] & 1, k) + means[j]
+                    states[t] = trellis_next(quantizer, states[t], k & 1)
+            elif lattice:
                 wiener = wiener_q15(quantizer, class_)
                 for t in range(tokens):
                     p = 2 * values[at][t] + (coset[t] if coset else 0)
@@ -1653,14 +1750,14 @@ def check_bits(name, wanted, have):
 
 
 def archive_numbers(data):
-    """Tokens 60 .. 71 of both groups, slice by slice in each token; of dense bases both slices of a
-    token have room for 24 and for 16 dims."""
+    """Tokens 60 .. 71 of both groups, slice by slice in each token. Slices have room for 24 and for
+    16 dims or, if the first has 20, for 20 each."""
     archive = Archive(data)
     need(archive.metas.get(77) == b"golden", "meta record")
     out = []
     for group in (0, 1):
         dims = archive.groups[group].dims
-        room = (24, 16) if dims == [16, 8] else dims
+        room = {16: (24, 16), 20: (20, 20)}.get(dims[0], dims)
         for token in archive.unpack(group, 5, 60, 12):
             at = 0
             for d, r in zip(dims, room):

@@ -14,7 +14,7 @@
 #include "golden.h"
 
 /* Archives: 72 tokens, of which 60 .. 71 are compared: the end of one page and all of the next. */
-enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 14 };
+enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 18 };
 
 enum { DENSE = 99 }; /* no kind of golden_kinds */
 typedef struct golden_file_kind {
@@ -23,20 +23,25 @@ typedef struct golden_file_kind {
     int how; /* refit: in the basis of Hadamard */
 } golden_file_kind;
 
-static const golden_file_kind file_of[FILES] = {{"v1-coded-z", 0, GOLDEN_REFIT},
-                                                {"v1-coded-e8", 2, GOLDEN_PLAIN},
-                                                {"v1-coded-d4", 1, GOLDEN_REFIT},
-                                                {"v1-coded-e8-relaxed", 3, GOLDEN_REFIT},
-                                                {"v1-coded-z-far", 0, GOLDEN_FAR},
-                                                {"v1-coded-e8-far", 2, GOLDEN_FAR},
-                                                {"v1-coded-e8-relaxed-far", 3, GOLDEN_FAR},
-                                                {"v1-fixed-z8", 4, GOLDEN_REFIT},
-                                                {"v1-fixed-z4", 5, GOLDEN_PLAIN},
-                                                {"v1-fixed-z3", 6, GOLDEN_REFIT},
-                                                {"v1-fixed-z2", 7, GOLDEN_PLAIN},
-                                                {"v1-fixed-e8", 8, GOLDEN_REFIT},
-                                                {"v1-raw-f16", 9, GOLDEN_PLAIN},
-                                                {"v1-dense", DENSE, 0}};
+static const golden_file_kind file_of[FILES] = {
+    {"v1-coded-z", 0, GOLDEN_REFIT},
+    {"v1-coded-e8", 2, GOLDEN_PLAIN},
+    {"v1-coded-d4", 1, GOLDEN_REFIT},
+    {"v1-coded-e8-relaxed", 3, GOLDEN_REFIT},
+    {"v1-coded-z-far", 0, GOLDEN_FAR},
+    {"v1-coded-e8-far", 2, GOLDEN_FAR},
+    {"v1-coded-e8-relaxed-far", 3, GOLDEN_FAR},
+    {"v1-fixed-z8", 4, GOLDEN_REFIT},
+    {"v1-fixed-z4", 5, GOLDEN_PLAIN},
+    {"v1-fixed-z3", 6, GOLDEN_REFIT},
+    {"v1-fixed-z2", 7, GOLDEN_PLAIN},
+    {"v1-fixed-e8", 8, GOLDEN_REFIT},
+    {"v1-raw-f16", 9, GOLDEN_PLAIN},
+    {"v1-coded-trellis-8", GOLDEN_TRELLIS_8, GOLDEN_REFIT},
+    {"v1-coded-trellis-64", GOLDEN_TRELLIS_64, GOLDEN_PLAIN},
+    {"v1-coded-trellis-8-far", GOLDEN_TRELLIS_8, GOLDEN_ODD},
+    {"v1-coded-trellis-64-far", GOLDEN_TRELLIS_64, GOLDEN_FAR},
+    {"v1-dense", DENSE, 0}};
 
 static const lq_tables *tables;
 

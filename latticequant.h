@@ -7886,69 +7886,39 @@ LQ__STATIC uint64_t lq__llvq_add(lq_llvq *q, const uint8_t *count, uint32_t shel
     return words * c->on * c->off << (c->free + (c->weight ? c->weight - 1 : 0));
 }
 
-/* All even classes of a shell: counts of 14, 12, .. 6 from outside to inside; 2 and 4 share the
-   rest. Squared norms are 4 k^2. */
-LQ__STATIC uint64_t lq__llvq_even(lq_llvq *q, uint32_t shell, uint64_t first)
+/* Classes of a shell whose counts n[k + 1], n[k + 2] .. are set, the smallest n[k] first; `left` is
+   what the others share of the sum over coordinates of k^2 (even ones, 4 shell in all) or of
+   k (k + 1) / 2 (odd ones, 2 shell - 3: squared norms are 8 of it and 1). Returns their points. Six
+   calls deep at most. */
+LQ__STATIC uint64_t lq__llvq_classes(lq_llvq *q, uint8_t *n, uint32_t k, uint32_t left,
+                                     uint32_t shell, uint32_t odd, uint64_t first)
 {
     const uint64_t from = first;
-    const uint32_t all = 4 * shell; /* the sum of k^2 */
-    uint8_t n[8];
-    for (n[7] = 0; n[7] * 49u <= all; n[7]++) {
-        uint32_t a = all - n[7] * 49u;
-        for (n[6] = 0; n[6] * 36u <= a; n[6]++) {
-            uint32_t b = a - n[6] * 36u;
-            for (n[5] = 0; n[5] * 25u <= b; n[5]++) {
-                uint32_t c = b - n[5] * 25u;
-                for (n[4] = 0; n[4] * 16u <= c; n[4]++) {
-                    uint32_t d = c - n[4] * 16u;
-                    for (n[3] = 0; n[3] * 9u <= d; n[3]++) {
-                        uint32_t e = d - n[3] * 9u;
-                        for (n[2] = 0; n[2] * 4u <= e; n[2]++) {
-                            uint32_t ones = e - n[2] * 4u;
-                            uint32_t on = ones + n[3] + n[5] + n[7];
-                            uint32_t used = on + n[2] + n[4] + n[6];
-                            if (used > 24 || on % 4 || on == 4 || on == 20) continue;
-                            n[1] = (uint8_t)ones;
-                            n[0] = (uint8_t)(24 - used);
-                            first += lq__llvq_add(q, n, shell, 0, first);
-                        }
-                    }
-                }
-            }
-        }
+    const uint32_t one = odd ? k * (k + 1) / 2 : k * k;
+    for (uint32_t i = 0; k > 1 && i * one <= left; i++) {
+        n[k] = (uint8_t)i;
+        first += lq__llvq_classes(q, n, k - 1, left - i * one, shell, odd, first);
     }
-    return first - from;
+    if (k > 1) return first - from;
+    const uint32_t on = left + n[3] + n[5] + n[7]; /* even ones: on the word */
+    const uint32_t used = left + n[2] + n[3] + n[4] + n[5] + n[6] + n[7];
+    if (used > 24 || (!odd && (on % 4 || on == 4 || on == 20))) return 0;
+    n[1] = (uint8_t)left;
+    n[0] = (uint8_t)(24 - used);
+    return lq__llvq_add(q, n, shell, odd, first);
 }
 
-/* All odd classes: of 13, 11, .. 5 from outside to inside; 1 and 3 share the rest. Squared norms
-   are 8 k (k + 1) / 2 + 1. */
+/* All even classes of a shell: with 14 to 0; all odd ones: with 13 to 1. */
+LQ__STATIC uint64_t lq__llvq_even(lq_llvq *q, uint32_t shell, uint64_t first)
+{
+    uint8_t n[8] = {0};
+    return lq__llvq_classes(q, n, 7, 4 * shell, shell, 0, first);
+}
+
 LQ__STATIC uint64_t lq__llvq_odd(lq_llvq *q, uint32_t shell, uint64_t first)
 {
-    const uint64_t from = first;
-    const uint32_t all = 2 * shell - 3; /* the sum of k (k + 1) / 2 */
-    uint8_t n[8];
-    n[7] = 0;
-    for (n[6] = 0; n[6] * 21u <= all; n[6]++) {
-        uint32_t a = all - n[6] * 21u;
-        for (n[5] = 0; n[5] * 15u <= a; n[5]++) {
-            uint32_t b = a - n[5] * 15u;
-            for (n[4] = 0; n[4] * 10u <= b; n[4]++) {
-                uint32_t c = b - n[4] * 10u;
-                for (n[3] = 0; n[3] * 6u <= c; n[3]++) {
-                    uint32_t d = c - n[3] * 6u;
-                    for (n[2] = 0; n[2] * 3u <= d; n[2]++) {
-                        uint32_t threes = d - n[2] * 3u;
-                        uint32_t used = threes + n[2] + n[3] + n[4] + n[5] + n[6];
-                        if (used > 24) continue;
-                        n[1] = (uint8_t)threes;
-                        n[0] = (uint8_t)(24 - used);
-                        first += lq__llvq_add(q, n, shell, 1, first);
-                    }
-                }
-            }
-        }
-    }
-    return first - from;
+    uint8_t n[8] = {0};
+    return lq__llvq_classes(q, n, 6, 2 * shell - 3, shell, 1, first);
 }
 
 /* ---- points by number ---- */

@@ -726,11 +726,12 @@ for c in $compilers; do
     done
     if [ "$(uname -s)" = Linux ] && have size; then
         coder=72 # KB
-        [ "$c" = "$clang" ] && coder=97
+        linked=72
+        [ "$c" = "$clang" ] && coder=97 linked=100 # with vector constants of all kernels
         add job_used "$c" 1 32 static
         add job_used "$c" 2 $coder static
         [ "$mode" = quick ] || add job_used "$c" 1 40 sections
-        [ "$mode" = quick ] || add job_used "$c" 2 $coder sections
+        [ "$mode" = quick ] || add job_used "$c" 2 $linked sections
     fi
     case "$(uname -s).$(uname -m)" in
     Linux.x86_64 | Linux.aarch64)

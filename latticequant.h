@@ -328,9 +328,10 @@
      A page's rows are V's gains, as many as its profile has, then the group's coefficients, as many
      as it has dims: in a dense basis those of the group, else those of slice after slice. E8 and D4
      take coefficients in blocks of 8 and 4 from the group's first one on, across slices; trellises
-     in blocks of 8. A block with a dead row is none, and what is left behind the last whole block
-     is none: such rows are coded as those of Z. In front of each block of E8 is a row of cosets, 0
-     or 1. A block of a trellis is its eight rows and nothing else: sets follow from integers.
+     in blocks of 8. A block with a dead row is none, of a trellis one with a class above 53, too,
+     and what is left behind the last whole block is none: such rows are coded as those of Z. In
+     front of each block of E8 is a row of cosets, 0 or 1. A block of a trellis is its eight rows
+     and nothing else: sets follow from integers.
    .- classes -----------------------------------------------------------------------------------.
    | coefficient  0 where the profile has it dead, else                                          |
    |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121; in a    |
@@ -339,11 +340,10 @@
    | gain         33 + ((4096 sigma + 4096) >> 13), clamped to 33 .. 121: never dead. Its unit   |
    |              is a quarter octave; step and mean exponent do not matter                      |
    | cosets       mean class of the block: (sum of its 8 classes + 4) >> 3                       |
-   | trellis      in a trellis's blocks a class above 53 is taken as 53, in all that follows     |
    '---------------------------------------------------------------------------------------------'
      Raw bits. A row has the fewest that bring its class, 8 less for each, to 53 at most; the last
-     row of a block those of its class less 8 (relaxed E8's in coset 1: of its class); cosets none,
-     a trellis's blocks none, neither here nor in what comes next.
+     row of a block those of its class less 8 (relaxed E8's in coset 1: of its class); cosets and a
+     trellis's blocks none, neither here nor in what comes next.
      Add up those of all rows (of last ones those of coset 0). While they are fewer than 14, some
      row that is no gain, no coset and not the last of a block, and whose class less 8 for each raw
      bit is at least 25, gets one more, each at most one: of the highest class first, of equal ones
@@ -962,12 +962,12 @@ enum { LQ_PAGE_LIST(LQ__PAGE_ENUM) LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
    of the half-integer coset: a little better below 1.75 bits, worse above 2.6. LQ_TRELLIS_8 and _64
    are paths of 8 and 64 states through coded pages (>>trellis); their words, the sets of a block's
    coefficients, are in the matrix alone, not in pages. */
-#define LQ_QUANTIZER_LIST(X) \
-    X(LQ_Z, 1, 1, 0, z)      \
-    X(LQ_D4, 2, 4, 0, d4)    \
-    X(LQ_E8, 3, 8, 1, e8)    \
+#define LQ_QUANTIZER_LIST(X)              \
+    X(LQ_Z, 1, 1, 0, z)                   \
+    X(LQ_D4, 2, 4, 0, d4)                 \
+    X(LQ_E8, 3, 8, 1, e8)                 \
     X(LQ_E8_RELAXED, 4, 8, 1, e8_relaxed) \
-    X(LQ_TRELLIS_8, 5, 8, 1, trellis_8) \
+    X(LQ_TRELLIS_8, 5, 8, 1, trellis_8)   \
     X(LQ_TRELLIS_64, 6, 8, 1, trellis_64)
 
 #define LQ__QUANTIZER_ENUM(name, number, dims, words, own) name = number,
@@ -1328,9 +1328,10 @@ LQ_API size_t lq_tables_bytes(void);
    LQ_E_ARG: NULL; LQ_E_SPACE: mem_bytes below lq_tables_bytes(). */
 LQ_API LQ_MUST int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes);
 
-/* The same tables, packed in 20 KB instead of 346: good wherever tables are asked for, with the
-   same results. Each row of a page unpacks its own, 0.2 us: for caches of few tokens (a warm one of
-   2,048 tokens of 128 dims attends in 2.3 times the time). LQ_E_ARG: NULL; LQ_E_SPACE. */
+/* The same tables, packed in 20 KB instead of 465: good wherever tables are asked for, with the
+   same results, but for trellises: codecs and plans of these refuse them. Each row of a page
+   unpacks its own, 0.2 us: for caches of few tokens (a warm one of 2,048 tokens of 128 dims attends
+   in 2.3 times the time). LQ_E_ARG: NULL; LQ_E_SPACE. */
 LQ_API size_t lq_tables_small_bytes(void);
 LQ_API LQ_MUST int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_bytes);
 
@@ -1342,7 +1343,8 @@ LQ_API LQ_MUST int lq_tables_small_init(const lq_tables **tables, void *mem, siz
      merge_first first coded row that has such bits, or a parity that waits for them
      counts      the tables of lq_rans_plan_counts; NULL: Gaussian rows
      mapped_rows how many rows have tables whose values stand in groups
-     moved_rows  and how many those of values far from zero */
+     moved_rows  and how many those of values far from zero
+     path_rows   rows of a trellis, which need tables of lq_tables_init */
 typedef struct lq_rans_counts lq_rans_counts;
 typedef struct lq_rans_row lq_rans_row;
 typedef struct lq_rans_plan {
@@ -1354,6 +1356,7 @@ typedef struct lq_rans_plan {
     const lq_rans_counts *counts;
     size_t mapped_rows;
     size_t moved_rows;
+    size_t path_rows;
 } lq_rans_plan;
 
 /* Rows of the matrix of `rows` rows of which the first `lead_rows` are lead rows; 0 if not valid.
@@ -1424,7 +1427,8 @@ LQ_API LQ_MUST int lq_rans_plan_counts(lq_rans_plan *plan, void *mem, size_t mem
                                        size_t rows);
 
 /* One page of a batch.
-     values       (plan rows, 64) int16, any alignment; column t is token t
+     values       (plan rows, 64) int16, any alignment; column t is token t. Encode writes the
+                  words of a trellis into it, and nothing else
      bytes        encode: the stream is written here; decode: read from here
      bytes_count  encode: room; decode: exact length of the stream
      written      encode: length of the stream, 0 on error; decode: not used
@@ -1453,8 +1457,9 @@ LQ_API size_t lq_rans_plan_workspace_bytes(const lq_rans_plan *plan, size_t page
    Rows that are dead are not read. The same bytes on every machine. `tables` may be NULL where the
    plan has its own.
    Returns the first page status that is not LQ_OK, each page has its own: LQ_E_ARG: NULL, tokens
-   not 1 .. 64, a coset that is not 0 or 1, a block with an odd sum; LQ_E_SPACE: bytes_count
-   (lq_rans_bound is always enough) or workspace too small. */
+   not 1 .. 64, a coset that is not 0 or 1, a block with an odd sum, of a trellis an odd integer
+   that its table does not have, or small tables; LQ_E_SPACE: bytes_count (lq_rans_bound is always
+   enough) or workspace too small. */
 LQ_API LQ_MUST int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan,
                                   lq_rans_page *pages, size_t page_count, void *workspace,
                                   size_t workspace_bytes);
@@ -2456,6 +2461,7 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
                 lq_kv_account.clipped) or LQ_KV_WARM (entropy coded, attended by decoding: fewer
                 bits, more time)
      quantizer  hot: LQ_Z (default 0) or LQ_E8; warm: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED
+                (a trellis is for storing: attention does not decode it)
      bits       hot: 4 (default 0), 8, 3, 2; LQ_E8: 4. warm: bits a number that room is made for, 1
                 to 8, default 0: 4. The step decides what is used: a page takes up to twice as much
                 where the layer's pages before it left that; one that needs more than there is is
@@ -6823,12 +6829,11 @@ LQ_API uint64_t lq_leech_shell_count(uint32_t shell)
 
    To add a quantizer x: its row in LQ_QUANTIZER_LIST and, in a room of its own above this one, what
    that row stands for: LQ__QUANTIZER_x (undefined in >>end), LQ__WORD_TABLES_x, lq__x_blocks_c,
-   _avx2, _avx512, _neon. Where it has halves of a new kind y, also a row in LQ__RESIDUE_LIST and
-   lq__residue_y_c, _256, _512, _neon; where it has a form of fixed width, a row in LQ__FIXED_LIST,
+   _avx2, _avx512, _neon. Where it has a form of fixed width, also a row in LQ__FIXED_LIST,
    lq__fixed_pack_x, lq__fixed_unpack_x, and lq__rows_x in >>rows. Nothing else names quantizers but
-   the manual, hot tiles and tests/decode.py; what is forgotten does not compile. To add a trellis of
-   other states: its rows in LQ_QUANTIZER_LIST, LQ__RESIDUE_LIST (twice) and LQ__TRELLIS_RESIDUES,
-   what lq__trellis_of makes of it, and the empty lq__x_blocks_*: >>trellis has the paths.
+   the manual, hot tiles and tests/decode.py; what is forgotten does not compile.
+   To add a trellis of other states: its rows in LQ_QUANTIZER_LIST, LQ__RESIDUE_LIST and
+   LQ__NO_TRELLIS_BLOCKS, and what lq__trellis_of makes of it.
 
    Every quantizer is a residue, integers and one parity. A coordinate is z + residue / 2 with an
    integer z, and the residue, 0 or 1, that of the block's words at this place (E8: its coset):
@@ -7126,111 +7131,45 @@ LQ__EACH_LEVEL(LQ__E8_KERNELS)
 /* Whose blocks have integers with an even sum: none, those of coset 0, all. */
 enum { LQ__PARITY_NONE, LQ__PARITY_COSET_0, LQ__PARITY_ALL };
 
-/* Residues: where the halves of a block's coordinates come from. name: of lq__residue_name_c here
-   and _256, _512, _neon in >>lanes. machine: 1 where they are the states of a machine that the
-   integers' lowest bits move on: rows have no raw bits then, and the coder asks for the residue of
-   each; 0: only where that decides about the table. */
-#define LQ__RESIDUE_LIST(X) \
-    X(coset, 0)             \
-    X(trellis_8, 1)         \
-    X(trellis_8_on, 1)      \
-    X(trellis_64, 1)        \
-    X(trellis_64_on, 1)
+/* Residues: where the halves of a block's coordinates come from.
+     coset      bit 0 of the block's word, for all of them
+     trellis_n  bit i of the word for coordinate i: the lowest bit of the state of a machine of n
+                states, which stands in the word's upper byte. From one coordinate to the next the
+                state p becomes (p >> 1) ^ (p & 1 ? a : 0) ^ (z & 1 ? b : 0), z the integer
+   Rows of a machine have no raw bits: the coder moves it on before it can tell the next row's
+   table. X: name, a, b; no machine: 0, 0. */
+#define LQ__RESIDUE_LIST(X) X(none, 0, 0) X(coset, 0, 0) X(trellis_8, 5, 2) X(trellis_64, 041, 012)
 
-#define LQ__RESIDUE_ENUM(name, machine) LQ__RESIDUE_##name,
-enum { LQ__RESIDUE_none, LQ__RESIDUE_LIST(LQ__RESIDUE_ENUM) LQ__RESIDUES };
+#define LQ__RESIDUE_ENUM(name, a, b) LQ__RESIDUE_##name,
+enum { LQ__RESIDUE_LIST(LQ__RESIDUE_ENUM) LQ__RESIDUES };
 #undef LQ__RESIDUE_ENUM
 
-#define LQ__RESIDUE_MACHINE(name, machine) machine,
-static const uint8_t lq__residue_machine[LQ__RESIDUES] = {0, LQ__RESIDUE_LIST(LQ__RESIDUE_MACHINE)};
+#define LQ__RESIDUE_MACHINE(name, a, b) {a, b},
+static const uint16_t lq__machines[LQ__RESIDUES][2] = {LQ__RESIDUE_LIST(LQ__RESIDUE_MACHINE)};
 #undef LQ__RESIDUE_MACHINE
 
-/* The residue of a token of the coordinate at `place` in its block. word: the block's first row of
-   words; rows have `columns` tokens. decoding: 1 while the rows before hold symbols, without what
-   comes later. */
-LQ__INLINE uint32_t lq__residue_coset_c(int16_t *word, size_t columns, uint32_t place,
-                                        uint32_t token, int decoding)
+LQ__INLINE int lq__is_machine(uint32_t residue)
 {
-    (void)columns;
-    (void)place;
-    (void)decoding;
-    return (uint32_t)word[token] & 1;
+    return lq__machines[residue][1] != 0;
 }
 
-/* Trellis: a block is eight coefficients; bit i of its word is the set of coefficient i, the upper
-   byte the state before the last one that was asked for while decoding. A block behind another
-   trellis block (.._on) goes on with its state, others begin in state 0. X: name, h0 >> 1, h1 >> 1,
-   whether it goes on. */
-#define LQ__TRELLIS_RESIDUES(X) \
-    X(trellis_8, 5, 2, 0)       \
-    X(trellis_8_on, 5, 2, 1)    \
-    X(trellis_64, 041, 012, 0)  \
-    X(trellis_64_on, 041, 012, 1)
-
-LQ__INLINE uint32_t lq__trellis_step_c(int16_t *word, const int16_t *k, uint32_t g0, uint32_t g1)
-{
-    uint32_t state = (uint32_t)(uint16_t)*word >> 8;
-    return (state >> 1) ^ (g0 & (0 - (state & 1))) ^ (g1 & (0 - ((uint32_t)*k & 1)));
-}
-
-#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
-    LQ__INLINE uint32_t lq__residue_##name##_c(int16_t *word, size_t columns, uint32_t place,     \
-                                               uint32_t token, int decoding)                      \
-    {                                                                                             \
-        int16_t *w = word + token;                                                                \
-        if (decoding) {                                                                           \
-            int16_t *from = place ? w : w - 9 * columns * on;                                     \
-            uint32_t last = place || !on ? place : 8;                                             \
-            uint32_t state =                                                                      \
-                place || on ? lq__trellis_step_c(from, from + last * columns, g0, g1) : 0;        \
-            uint32_t sets = place ? (uint32_t)(uint16_t)*w & 255 : 0;                             \
-            *w = (int16_t)(uint16_t)(sets | state << 8 | (state & 1) << place);                   \
-        }                                                                                         \
-        return (uint32_t)(uint16_t)*w >> place & 1;                                               \
+/* A trellis's numbers are not chosen block by block: nobody asks for these, >>trellis has paths. */
+#define LQ__NO_BLOCKS(own, v)                                                                  \
+    static int32_t lq__##own##_blocks_##v(int16_t *z, const int32_t *y, const lq__row_data *row, \
+                                          size_t blocks, size_t columns)                       \
+    {                                                                                          \
+        (void)z;                                                                               \
+        (void)y;                                                                               \
+        (void)row;                                                                             \
+        (void)blocks;                                                                          \
+        (void)columns;                                                                         \
+        return INT32_MAX;                                                                      \
     }
-LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
-#undef LQ__TRELLIS_RESIDUE
-
-/* Points of the trellis are paths through many blocks: >>trellis has them. */
-static int32_t lq__trellis_8_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row,
-                                      size_t blocks, size_t columns)
-{
-    (void)y;
-    (void)row;
-    memset(z, 0, blocks * 9 * columns * 2);
-    return 0;
-}
-#define lq__trellis_8_blocks_avx2 lq__trellis_8_blocks_c
-#define lq__trellis_8_blocks_avx512 lq__trellis_8_blocks_c
-#define lq__trellis_8_blocks_neon lq__trellis_8_blocks_c
-#define lq__trellis_64_blocks_c lq__trellis_8_blocks_c
-#define lq__trellis_64_blocks_avx2 lq__trellis_8_blocks_c
-#define lq__trellis_64_blocks_avx512 lq__trellis_8_blocks_c
-#define lq__trellis_64_blocks_neon lq__trellis_8_blocks_c
-
-LQ__INLINE uint32_t lq__residue_c(uint32_t residue, int16_t *word, size_t columns, uint32_t place,
-                                  uint32_t token, int decoding)
-{
-#define LQ__RESIDUE_OF(name, machine)                                         \
-    if (residue == LQ__RESIDUE_##name) {                                      \
-        return lq__residue_##name##_c(word, columns, place, token, decoding); \
-    }
-    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
-#undef LQ__RESIDUE_OF
-    return 0;
-}
-
-/* Residues of all tokens of a row: what lq__residue_c gives for each. */
-LQ__STATIC void lq__residue_row(int16_t *dst, uint32_t residue, int16_t *word, size_t columns,
-                                uint32_t place)
-{
-#define LQ__RESIDUES_OF(name, machine)                                        \
-    for (uint32_t t = 0; t < columns && residue == LQ__RESIDUE_##name; t++) { \
-        dst[t] = (int16_t)lq__residue_##name##_c(word, columns, place, t, 0); \
-    }
-    LQ__RESIDUE_LIST(LQ__RESIDUES_OF)
-#undef LQ__RESIDUES_OF
-}
+#define LQ__NO_TRELLIS_BLOCKS(v) LQ__NO_BLOCKS(trellis_8, v) LQ__NO_BLOCKS(trellis_64, v)
+LQ__NO_TRELLIS_BLOCKS(c)
+LQ__EACH_LEVEL(LQ__NO_TRELLIS_BLOCKS)
+#undef LQ__NO_TRELLIS_BLOCKS
+#undef LQ__NO_BLOCKS
 
 /* Odds of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8. Made by
    drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the exact
@@ -7325,6 +7264,12 @@ LQ__INLINE const lq__quantizer *lq__quantizer_of(int quantizer)
     return &lq__quantizers[quantizer > 0 && quantizer < LQ__QUANTIZER_END ? quantizer : 0];
 }
 
+/* Whether its integers are a path, whose machine says the residue of the next. */
+LQ__INLINE int lq__is_path(int quantizer)
+{
+    return lq__is_machine(lq__quantizer_of(quantizer)->residue);
+}
+
 /* Sizes by the largest block. */
 #define LQ__QUANTIZER_DIMS(name, number, dims, words, own) char own[dims];
 #define LQ__QUANTIZER_ROWS(name, number, dims, words, own) char own[(dims) + (words)];
@@ -7398,13 +7343,11 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t bloc
 {
     static const lq__row_data none[LQ__BLOCK_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__quantizer *q = lq__quantizer_of(quantizer);
-    const uint32_t residue = q->residue;
     const size_t dims = q->dims;
     const size_t words = q->words;
     float column[LQ__NEAREST];
     int32_t y[(LQ__BLOCK_DIMS - 1) * LQ__NEAREST + LQ__TOKENS]; /* the last row is written whole */
     int16_t z[LQ__BLOCK_ROWS * LQ__NEAREST];
-    int16_t half[LQ__NEAREST];
     size_t row = 0;
     do {
         for (size_t t = 0; t < blocks && dims > 1; t++) {
@@ -7420,9 +7363,8 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t bloc
     }
     for (size_t i = 0; i < dims; i++) {
         const int16_t *from = z + (words + i) * LQ__NEAREST;
-        if (words) lq__residue_row(half, residue, z, LQ__NEAREST, (uint32_t)i);
         for (size_t t = 0; t < blocks && words; t++) {
-            points[t * dims + i] = (int16_t)(2 * from[t] + half[t]);
+            points[t * dims + i] = (int16_t)(2 * from[t] + (z[t] & 1));
         }
         for (size_t t = 0; t < blocks && words == 0; t++) {
             points[t * dims + i] = from[t];
@@ -7436,7 +7378,7 @@ LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, f
 {
     size_t dims = lq_lattice_dims(quantizer);
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src)) ||
-        lq__residue_machine[lq__quantizer_of(quantizer)->residue]) {
+        lq__is_path(quantizer)) {
         return LQ_E_ARG;
     }
     const lq__scale scale = lq__scale_of(step, 0);
@@ -7454,7 +7396,7 @@ LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, flo
     size_t dims = lq_lattice_dims(quantizer);
     float unit = lq__quantizer_of(quantizer)->words ? step * 0.5f : step;
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points)) ||
-        lq__residue_machine[lq__quantizer_of(quantizer)->residue]) {
+        lq__is_path(quantizer)) {
         return LQ_E_ARG;
     }
     for (size_t i = 0; i < count; i++) {
@@ -8996,11 +8938,12 @@ enum {
     LQ__CLASS_SPARE = 25, /* sigma = 0.5 steps: classes from here can spare one bit more */
     LQ__T_LOW = 7,        /* half-step rows need classes -7 .. 0 */
     LQ__T_CLASSES = LQ__CLASS_WIDE + LQ__T_LOW + 1,
-    LQ__T_OFFSETS = 7,
+    LQ__T_OFFSETS = 5,
     LQ__T_GAUSS = LQ__T_CLASSES * LQ__T_OFFSETS,
 #define LQ__WORD_TABLES(name, number, dims, words, own) +(int)LQ__WORD_TABLES_##own
-    LQ__T_COUNT = LQ__T_GAUSS LQ_QUANTIZER_LIST(LQ__WORD_TABLES) /* those of words behind */
+    LQ__T_SMALL = LQ__T_GAUSS LQ_QUANTIZER_LIST(LQ__WORD_TABLES), /* those of words behind */
 #undef LQ__WORD_TABLES
+    LQ__T_COUNT = LQ__T_SMALL + 2 * LQ__CLASS_WIDE /* a trellis's last: small tables have none */
 };
 
 /* Offsets o of the cell centres k + o. LQ__AT_0 is Z's, with its dead zone; LQ__AT_0_PLAIN is the
@@ -9010,7 +8953,6 @@ enum {
 #define LQ__AT_1_2 2u
 #define LQ__AT_3_4 3u
 #define LQ__AT_0_PLAIN 4u
-#define LQ__AT_TRELLIS 5u /* set 0; behind it set 1 */
 
 /* One table, 896 bytes. Intervals in slot order, the escape first:
      start       interval that holds slot 1024 b                  end    last slot of the interval
@@ -9058,7 +9000,7 @@ struct lq_tables {
     uint8_t (*expand)[16];   /* (256) pshufb, tbl: the next words to the 8 lanes of a set */
     uint8_t (*compress)[16]; /* (256) pshufb: the words of those lanes to the end */
 #endif
-    uint32_t count;          /* of tables: LQ__T_COUNT, or those of a lq_rans_counts */
+    uint32_t count;          /* of tables: LQ__T_COUNT; packed: LQ__T_SMALL; of a lq_rans_counts */
     uint32_t mass_shift;     /* only each 2^mass_shift-th mass is there */
     lq__rans_table *table;   /* (count); NULL: packed */
     lq__rans_range *range;   /* (count) */
@@ -9538,25 +9480,9 @@ LQ__INLINE void lq__range_set(lq_tables *t, size_t i, const lq__rans_table *own)
     t->range[i].high = (int16_t)own->high;
 }
 
-/* Of >>trellis. */
-LQ__STATIC int lq__trellis_table(const lq_tables *tables, lq__rans_table *t, int class_,
-                                 uint32_t set);
-LQ__STATIC int lq__trellis_classes(struct lq__trellis_class *of, const lq_tables *tables);
-LQ__STATIC size_t lq__trellis_classes_bytes(void);
-
-LQ_API size_t lq_tables_bytes(void)
-{
-    return 63 + lq__tables_fixed(LQ__T_COUNT) + (LQ__MASS_COUNT + 1) * sizeof(uint64_t) +
-           (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]) + lq__trellis_classes_bytes();
-}
-
 /* Gaussian or coset table i. */
 LQ__STATIC int lq__table_make(const lq_tables *tables, lq__rans_table *t, uint32_t i)
 {
-    if (i < LQ__T_GAUSS && i % LQ__T_OFFSETS >= LQ__AT_TRELLIS) {
-        int class_ = (int)(i / LQ__T_OFFSETS) - (int)LQ__T_LOW;
-        return lq__trellis_table(tables, t, LQ__MAX(class_, 1), i % LQ__T_OFFSETS - LQ__AT_TRELLIS);
-    }
     if (i < LQ__T_GAUSS) {
         return lq__table_gauss(tables, t, (int)(i / LQ__T_OFFSETS) - (int)LQ__T_LOW,
                                i % LQ__T_OFFSETS);
@@ -9578,27 +9504,16 @@ LQ__STATIC void lq__centroids_make(lq_tables *t, void *mem)
     }
 }
 
-LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
-{
-    int status = LQ_OK;
-    if (!tables || !mem) return LQ_E_ARG;
-    if (mem_bytes < lq_tables_bytes()) return LQ_E_SPACE;
-    lq_tables *t = lq__tables_place(mem, LQ__T_COUNT);
-    lq__masses(t, (uint64_t *)(void *)((uint8_t *)t + lq__tables_fixed(LQ__T_COUNT)), 0);
-    for (uint32_t i = 0; i < LQ__T_COUNT && !status; i++) {
-        status = lq__table_make(t, &t->table[i], i);
-        lq__range_set(t, i, &t->table[i]);
-    }
-    lq__centroids_make(t, t->mass + LQ__MASS_COUNT + 1);
-    t->trellis = (struct lq__trellis_class *)(void *)(t->centroid + LQ__CLASS_WIDE + 1);
-    *tables = t;
-    return status ? status : lq__trellis_classes(t->trellis, t);
-}
-
 /* Number of a table. Its class is at most LQ__CLASS_WIDE. */
 LQ__INLINE uint16_t lq__table_of(int class_, uint32_t offset)
 {
     return (uint16_t)((uint32_t)(class_ + LQ__T_LOW) * LQ__T_OFFSETS + offset);
+}
+
+/* That of a trellis's class, 1 .. LQ__CLASS_WIDE, and set. */
+LQ__INLINE uint16_t lq__trellis_table_of(int class_, uint32_t set)
+{
+    return (uint16_t)(LQ__T_SMALL + 2 * (uint32_t)(class_ - 1) + set);
 }
 
 /* A table, where it lies or unpacked: what an encoder needs of it. */
@@ -9657,7 +9572,7 @@ typedef struct lq__rans_map {
 
 #define LQ__FREQ_LEAST 2u
 #define LQ__CELL_MOST 16000
-typedef char lq__counts_fit[LQ_RANS_TABLES_MAX <= (int)LQ__T_COUNT ? 1 : -1];
+typedef char lq__counts_fit[LQ_RANS_TABLES_MAX <= (int)LQ__T_SMALL ? 1 : -1];
 
 LQ__INLINE const lq_tables *lq__counts_tables(const lq_rans_counts *counts)
 {
@@ -10573,11 +10488,35 @@ LQ__STATIC int lq__trellis_classes(lq__trellis_class *of, const lq_tables *table
     return status;
 }
 
-LQ__STATIC size_t lq__trellis_classes_bytes(void)
+/* ---- all tables of the coder ---- */
+LQ_API size_t lq_tables_bytes(void)
 {
-    return LQ__TRELLIS_CLASSES * sizeof(lq__trellis_class);
+    return 63 + lq__tables_fixed(LQ__T_COUNT) + (LQ__MASS_COUNT + 1) * sizeof(uint64_t) +
+           (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]) +
+           LQ__TRELLIS_CLASSES * sizeof(lq__trellis_class);
 }
 
+LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
+{
+    int status = LQ_OK;
+    if (!tables || !mem) return LQ_E_ARG;
+    if (mem_bytes < lq_tables_bytes()) return LQ_E_SPACE;
+    lq_tables *t = lq__tables_place(mem, LQ__T_COUNT);
+    lq__masses(t, (uint64_t *)(void *)((uint8_t *)t + lq__tables_fixed(LQ__T_COUNT)), 0);
+    for (uint32_t i = 0; i < LQ__T_COUNT && !status; i++) {
+        uint32_t path = i - LQ__T_SMALL;
+        status = i < LQ__T_SMALL
+                     ? lq__table_make(t, &t->table[i], i)
+                     : lq__trellis_table(t, &t->table[i], (int)(path / 2) + 1, path % 2);
+        lq__range_set(t, i, &t->table[i]);
+    }
+    lq__centroids_make(t, t->mass + LQ__MASS_COUNT + 1);
+    t->trellis = (lq__trellis_class *)(void *)(t->centroid + LQ__CLASS_WIDE + 1);
+    *tables = t;
+    return status ? status : lq__trellis_classes(t->trellis, t);
+}
+
+/* ---- a code ---- */
 /* A trellis of 4, 8, .. 256 states with these classes. LQ_E_ARG: another number of states. */
 LQ__STATIC int lq__trellis_init(lq__trellis *t, const lq__trellis_class *of, uint32_t states)
 {
@@ -10595,9 +10534,16 @@ LQ__STATIC int lq__trellis_init(lq__trellis *t, const lq__trellis_class *of, uin
     return t->states == states ? LQ_OK : LQ_E_ARG;
 }
 
+/* The trellis that a quantizer is. */
+LQ__INLINE int lq__trellis_of(lq__trellis *t, const lq__trellis_class *of,
+                              int quantizer)
+{
+    return lq__trellis_init(t, of, quantizer == LQ_TRELLIS_8 ? 8 : 64);
+}
+
 LQ__INLINE const lq__trellis_class *lq__trellis_class_of(const lq__trellis *t, uint32_t class_)
 {
-    return &t->of[LQ__MIN(class_, (uint32_t)LQ__CLASS_WIDE)];
+    return &t->of[class_];
 }
 
 /* The state behind one, whose integer has this lowest bit; the set is the state's lowest bit. */
@@ -11028,6 +10974,7 @@ static void lq__trellis_row_c(const lq__trellis *t, const lq__trellis_class *c, 
         }                                                                                        \
     }
 LQ__EACH_LEVEL(LQ__TRELLIS_ROW)
+
 /* ================================================================================================
    >>rans   one page: the plan of its rows, and the steps that encode and decode them, in C
 
@@ -11083,6 +11030,8 @@ struct lq_rans_row {
     uint8_t place;   /* in its block: so many of its coefficients are before it, */
     uint8_t back;    /* and so many rows of the matrix, words included */
     uint8_t class_;
+    uint8_t bit; /* of the block's word: the residue */
+    uint8_t on;  /* 1: a path goes on from the block before */
 };
 
 /* Whether a row's integers are its symbols with one raw bit or none, and it is no lead row. */
@@ -11097,11 +11046,12 @@ LQ__INLINE int lq__raw_of(int class_)
     return class_ > LQ__CLASS_WIDE ? (class_ - LQ__CLASS_WIDE + 7) >> 3 : 0;
 }
 
-/* Whether a block of rows is a lattice block: none is dead. */
-LQ__STATIC int lq__block_is_lattice(const uint8_t *classes, size_t dims)
+/* Whether a block of rows is one of the quantizer's: none is dead, nor has a path raw bits. */
+LQ__STATIC int lq__block_is_lattice(const uint8_t *classes, const lq__quantizer *q)
 {
-    for (size_t i = 0; i < dims; i++) {
-        if (classes[i] == 0) return 0;
+    int most = lq__is_machine(q->residue) ? (int)LQ__CLASS_WIDE : LQ_CLASS_MAX;
+    for (size_t i = 0; i < q->dims; i++) {
+        if (classes[i] == 0 || classes[i] > most) return 0;
     }
     return 1;
 }
@@ -11157,12 +11107,10 @@ LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t 
         lq_rans_row *own = r;
         int last = i == q->dims - 1 && q->parity != LQ__PARITY_NONE;
         int other = q->residue == LQ__RESIDUE_none ? LQ__ROW_PLAIN : LQ__ROW_SHIFTED;
-        int class_ = classes[i];
-        if (lq__residue_machine[q->residue]) {
-            class_ = LQ__MIN(class_, (int)LQ__CLASS_WIDE);
-        }
-        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, class_);
-        own->residue = (uint8_t)(q->residue + (on && lq__residue_machine[q->residue]));
+        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, classes[i]);
+        own->residue = (uint8_t)q->residue;
+        own->bit = (uint8_t)(lq__is_machine(q->residue) ? i : 0);
+        own->on = (uint8_t)on;
         own->place = (uint8_t)i;
         own->back = (uint8_t)(q->words + i);
         if (last && q->parity == LQ__PARITY_COSET_0) {
@@ -11185,7 +11133,7 @@ LQ__STATIC void lq__plan_widen(lq_rans_row *rows, size_t count, size_t lead_rows
         lq_rans_row *r = &rows[i];
         int spare = r->kind == LQ__ROW_Z || r->kind == LQ__ROW_SHIFTED ||
                     (r->kind == LQ__ROW_PLAIN && r->row >= lead_rows);
-        spare = spare && !lq__residue_machine[r->residue];
+        spare = spare && !lq__is_machine(r->residue);
         have += r->raw[0];
         r->by = spare && r->class_ - 8 * r->raw[0] >= (int)LQ__CLASS_SPARE;
         of_class[r->class_] += r->by;
@@ -11223,10 +11171,13 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, const lq__quan
         uint32_t offset = LQ__AT_0;
         int own = class_;
         r->shift[i & 1] = r->raw[i & 1];
+        if (lq__is_machine(q->residue)) {
+            r->table[i] = lq__trellis_table_of(class_, residue);
+            continue;
+        }
         if (r->kind == LQ__ROW_SHIFTED || (q->parity == LQ__PARITY_COSET_0 && residue)) {
             offset = r->raw[residue] || residue ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
             own = r->class_ - 8 * r->raw[residue];
-            if (lq__residue_machine[q->residue]) offset = LQ__AT_TRELLIS + residue;
         } else {
             r->shift[i & 1]++;
             own = class_ - 8;
@@ -11241,7 +11192,7 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, const lq__quan
     }
     if (r->residue != LQ__RESIDUE_none &&
         (r->table[0] != r->table[1] || r->shift[0] != r->shift[1] ||
-         lq__residue_machine[r->residue])) {
+         lq__is_machine(r->residue))) {
         r->by = (uint8_t)(r->by | LQ__BY_COSET);
     }
 }
@@ -11255,7 +11206,7 @@ LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, siz
     for (size_t i = 0; i < rows;) {
         size_t block = i < lead_rows || rows - i < q->dims ? 1 : q->dims;
         size_t words = block == q->dims && i >= lead_rows ? q->words : 0;
-        int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
+        int lattice = block > 1 && lq__block_is_lattice(classes + i, q);
         if (lattice) r = lq__block_add(r, row, classes + i, q, on);
         on = lattice;
         row += words;
@@ -11289,6 +11240,7 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     plan->counts = NULL;
     plan->mapped_rows = 0;
     plan->moved_rows = 0;
+    plan->path_rows = 0;
     plan->raw_bits = 0;
     plan->merge_first = plan->coded_rows;
     lq__plan_widen(first, plan->coded_rows, lead_rows);
@@ -11299,6 +11251,7 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
         }
         lq__row_tables(&first[i], raw, q);
         plan->raw_bits += LQ__MAX(first[i].raw[0], first[i].raw[1]);
+        plan->path_rows += lq__is_machine(first[i].residue) ? 1u : 0u;
     }
     for (size_t i = plan->coded_rows; i-- > 0;) {
         first[i].merge_next = (uint32_t)plan->merge_first;
@@ -11327,6 +11280,7 @@ LQ_API int lq_rans_plan_counts(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     plan->merge_first = rows;
     plan->mapped_rows = 0;
     plan->moved_rows = 0;
+    plan->path_rows = 0;
     for (size_t i = rows; i-- > 0;) {
         uint16_t own = table_of ? table_of[i] : 0;
         const lq__rans_table *t = &lq__counts_tables(counts)->table[own];
@@ -11416,12 +11370,36 @@ LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
     return (uint32_t)(mask >> token) & 1;
 }
 
-/* The residue of a token, 0 where the row has none. decoding: as for lq__residue_c. */
-LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, int16_t *values, uint32_t token,
-                                 int decoding)
+/* The first row of words of a row's block. */
+LQ__INLINE int16_t *lq__word_of(const lq_rans_row *r, int16_t *values)
 {
-    return lq__residue_c(r->residue, values + (size_t)(r->row - r->back) * 64, 64, r->place, token,
-                         decoding);
+    return values + (size_t)(r->row - r->back) * 64;
+}
+
+/* The residue of a token, 0 where the row has none. */
+LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, int16_t *values, uint32_t token)
+{
+    if (r->residue == LQ__RESIDUE_none) return 0;
+    return (uint32_t)(uint16_t)lq__word_of(r, values)[token] >> r->bit & 1;
+}
+
+/* A path comes to this row, those before it known: its states and residues into the block's words.
+   Escapes may stand as 0, since they are even. The levels have it too: lq__path_to_v. */
+LQ__STATIC void lq__path_to_c(const lq_rans_row *r, int16_t *values)
+{
+    const uint16_t *turn = lq__machines[r->residue];
+    int16_t *word = lq__word_of(r, values);
+    const int16_t *from = r->place ? word : word - 9 * 64;
+    const int16_t *z = from + (r->place ? r->place : 8) * 64;
+    for (uint32_t t = 0; t < 64; t++) {
+        uint32_t sets = r->place ? (uint32_t)(uint16_t)word[t] & 255 : 0;
+        uint32_t state = 0;
+        if (r->place || r->on) {
+            uint32_t p = (uint32_t)(uint16_t)from[t] >> 8;
+            state = (p >> 1) ^ (p & 1 ? turn[0] : 0u) ^ (z[t] & 1 ? turn[1] : 0u);
+        }
+        word[t] = (int16_t)(uint16_t)(sets | state << 8 | (state & 1) << r->place);
+    }
 }
 
 /* XOR of the LSBs of the rows before a HALF row. */
@@ -11435,13 +11413,13 @@ LQ__INLINE uint32_t lq__parity_of(const lq_rans_row *r, const int16_t *values, u
 }
 
 /* ---- encode: scan ---- */
-/* One token of a row. Returns 0 for what no lattice has. */
+/* One token of a row. Returns 0 for what no lattice and no path has. */
 LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan, lq__rans_flow *f,
                               size_t i, uint32_t token, lq__bits *bits)
 {
     const lq_rans_row *r = &plan->coded[i];
     int32_t own = f->values[(size_t)r->row * 64 + token];
-    uint32_t coset = lq__coset_of(r, f->values, token, 0);
+    uint32_t coset = lq__coset_of(r, f->values, token);
     uint32_t parity = 0;
     int32_t z = own;
     if (r->shift[coset] > r->raw[coset] &&
@@ -11456,9 +11434,10 @@ LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan,
     }
     const lq__rans_range *t = &tables->range[r->table[2 * parity + coset]];
     int32_t h = own >> r->shift[coset];
-    if (r->kind == LQ__ROW_WORD && (h < t->low || h > t->high)) return 0;
+    uint32_t out = h < t->low || h > t->high;
+    if (out && (r->kind == LQ__ROW_WORD || (lq__is_machine(r->residue) && (h & 1)))) return 0;
     f->parity[i] |= (uint64_t)parity << token;
-    f->escape[i] |= (uint64_t)(h < t->low || h > t->high) << token;
+    f->escape[i] |= (uint64_t)out << token;
     if (r->raw[coset]) {
         lq__bits_put(bits,
                      (uint32_t)(own >> (r->shift[coset] - r->raw[coset])) &
@@ -11561,7 +11540,7 @@ LQ__STATIC void lq__scan_finish(const lq_rans_plan *plan, lq__rans_flow *f, lq__
         const lq_rans_row *r = &plan->coded[i];
         for (uint64_t escape = f->escape[i]; escape; escape &= escape - 1) {
             uint32_t token = lq__lowest_bit(escape);
-            uint32_t coset = lq__coset_of(r, f->values, token, 0);
+            uint32_t coset = lq__coset_of(r, f->values, token);
             lq__escape_put(bits, f->source[(size_t)r->row * 64 + token] >> r->shift[coset]);
         }
     }
@@ -11576,6 +11555,7 @@ LQ__STATIC int lq__rans_scan_c(const lq_tables *tables, const lq_rans_plan *plan
     for (size_t i = 0; i < plan->coded_rows; i++) {
         f->escape[i] = 0;
         f->parity[i] = 0;
+        if (lq__is_machine(plan->coded[i].residue)) lq__path_to_c(&plan->coded[i], f->values);
         for (uint32_t token = 0; token < tokens; token++) {
             if (!lq__scan_token(tables, plan, f, i, token, &bits)) return LQ_E_ARG;
         }
@@ -11623,7 +11603,7 @@ LQ__STATIC void lq__rans_encode_c(const lq_tables *tables, const lq_rans_plan *p
             for (uint32_t token = f->tokens; token-- > 0;) {
                 uint32_t x = states[token % LQ__LANES];
                 if (r->by) {
-                    uint32_t coset = lq__coset_of(r, f->values, token, 0);
+                    uint32_t coset = lq__coset_of(r, f->values, token);
                     t = lq__table_at(tables, r, coset, lq__bit_of(f->parity[i], token));
                     shift = r->shift[coset];
                 }
@@ -11679,11 +11659,12 @@ LQ__STATIC void lq__rans_decode_c(const lq_tables *tables, const lq_rans_plan *p
             const lq__rans_table *t = lq__table_at(tables, r, 0, 0);
             int16_t *v = f->values + (size_t)r->row * 64;
             uint64_t escape = 0;
+            if (lq__is_machine(r->residue)) lq__path_to_c(r, f->values);
             for (token = 0; token < f->tokens; token++) {
                 uint32_t coset = 0;
                 uint32_t parity = 0;
                 if (r->by) {
-                    coset = lq__coset_of(r, f->values, token, 1);
+                    coset = lq__coset_of(r, f->values, token);
                     parity = r->by & LQ__BY_PARITY ? lq__parity_of(r, f->values, token) : 0;
                     t = lq__table_at(tables, r, coset, parity);
                 }
@@ -11713,7 +11694,7 @@ LQ__INLINE void lq__merge_token(const lq_rans_row *r, lq__rans_flow *f, uint32_t
                                 size_t *position)
 {
     int16_t *v = f->values + (size_t)r->row * 64 + token;
-    uint32_t coset = lq__coset_of(r, f->values, token, 0);
+    uint32_t coset = lq__coset_of(r, f->values, token);
     uint32_t bits = (uint32_t)lq__bits_get(f->raw, position, r->raw[coset]);
     *v = (int16_t)(*v * (1 << r->shift[coset]) + (int)(bits << (r->shift[coset] - r->raw[coset])));
 }
@@ -11734,12 +11715,13 @@ LQ__STATIC int lq__rans_merge_c(const lq_rans_plan *plan, lq__rans_flow *f)
 }
 
 /* One escaped value added to what stands in its place, which is zero but for raw bits and parity.
-   avail: bits of the raw section. Returns 0 if it runs out, or leaves 16 bits. */
+   avail: bits of the raw section. Returns 0 if it runs out, or leaves 16 bits, or is an odd integer
+   of a trellis. */
 LQ__STATIC int lq__escape_get(const lq_rans_row *r, lq__rans_flow *f, uint32_t token, size_t avail,
                               int *odd)
 {
     int16_t *v = f->values + (size_t)r->row * 64 + token;
-    uint32_t coset = lq__coset_of(r, f->values, token, 0);
+    uint32_t coset = lq__coset_of(r, f->values, token);
     size_t start = f->raw_bits;
     uint32_t code = (uint32_t)lq__bits_get(f->raw, &start, 31);
     uint32_t zeros = lq__lowest_bit(code | 32768);
@@ -11752,7 +11734,7 @@ LQ__STATIC int lq__escape_get(const lq_rans_row *r, lq__rans_flow *f, uint32_t t
     if (z < -32768 || z > 32767) return 0;
     *v = (int16_t)z;
     *odd = h & 1;
-    return 1;
+    return !(*odd && lq__is_machine(r->residue)); /* a trellis took it as even */
 }
 
 /* Rows from here on, in eights, that have none. */
@@ -11786,7 +11768,7 @@ LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_
             uint32_t token = lq__lowest_bit(escape);
             int odd = 0;
             if (!lq__escape_get(r, f, token, avail, &odd)) return LQ_E_DATA;
-            if (odd && half && half->shift[lq__coset_of(half, f->values, token, 0)]) {
+            if (odd && half && half->shift[lq__coset_of(half, f->values, token)]) {
                 f->values[(size_t)half->row * 64 + token] ^= 1;
             }
         }
@@ -11812,7 +11794,7 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
         }
         for (uint32_t token = 0; token < 64 && r->shift[1] == r->raw[1]; token++) { /* relaxed */
             parity[token] =
-                (int16_t)(lq__coset_of(r, f->values, token, 0) ? 0 : parity[token]);
+                (int16_t)(lq__coset_of(r, f->values, token) ? 0 : parity[token]);
         }
         for (uint32_t token = 0; token < 64; token++) {
             v[token] = (int16_t)(v[token] | (parity[token] & 1));
@@ -11921,6 +11903,17 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
    and where 32 lanes are a step of one page, whose states lie in memory between:
      lq__look_v, lq__look_load_v, lq__decode_step_v, lq__code_v, lq__code_load_v and
      lq__encode_step_v */
+/* `row` is its row of the plan: tokens whose integers escape and are odd, which no path has. */
+LQ__STATIC uint64_t lq__odd_escapes(const lq__rans_flow *f, const lq_rans_row *row, size_t i)
+{
+    uint64_t odd = 0;
+    for (uint64_t escape = f->escape[i]; escape; escape &= escape - 1) {
+        uint32_t token = lq__lowest_bit(escape);
+        odd |= (uint64_t)(f->values[(size_t)row->row * 64 + token] & 1) << token;
+    }
+    return odd;
+}
+
 #define LQ__SCAN_SHELL(v, level)                                                                \
     LQ__STATIC_##v int lq__rans_scan_##level(const lq_tables *tables, const lq_rans_plan *plan, \
                                              lq__rans_flow *f)                                  \
@@ -11931,6 +11924,7 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
             const lq_rans_row *r = &plan->coded[i];                                             \
             f->parity[i] = 0;                                                                   \
             f->escape[i] = 0;                                                                   \
+            if (lq__is_machine(r->residue)) lq__path_to_##v(r, f->values);                      \
             if (r->kind == LQ__ROW_HALF) {                                                      \
                 bad |= lq__scan_half_row_##v(tables, plan, f, i);                               \
             } else {                                                                            \
@@ -11938,6 +11932,7 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
             }                                                                                   \
             f->escape[i] &= f->active;                                                          \
             bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */ \
+            bad |= f->escape[i] && lq__is_machine(r->residue) ? lq__odd_escapes(f, r, i) : 0; \
             if (r->raw[0] | r->raw[1]) {                                                        \
                 lq__raw_put_##v(r, f, &bits);                                                   \
             }                                                                                   \
@@ -12018,7 +12013,11 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
         while (i < plan->coded_rows) {                                                             \
             const size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);             \
             for (; i < stop; i++) {                                                                \
-                lq__decode_any_##v(tables, &plan->coded[i], i, flows, count, full);                \
+                const lq_rans_row *r = &plan->coded[i];                                            \
+                for (size_t g = 0; g < count && lq__is_machine(r->residue); g++) {                 \
+                    lq__path_to_##v(r, flows[g].values);                                           \
+                }                                                                                  \
+                lq__decode_any_##v(tables, r, i, flows, count, full);                              \
             }                                                                                      \
         }                                                                                          \
         for (size_t g = 0; g < count; g++) {                                                       \
@@ -12062,7 +12061,7 @@ LQ__STATIC_256 void lq__raw_put_256(const lq_rans_row *r, const lq__rans_flow *f
     uint32_t step = lq__raw_tokens(raw);
     if (r->raw[0] != r->raw[1]) {
         for (uint32_t t = 0; t < tokens; t++) {
-            uint32_t coset = lq__coset_of(r, f->values, t, 0);
+            uint32_t coset = lq__coset_of(r, f->values, t);
             lq__bits_put(bits,
                          (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
                              ((1u << r->raw[coset]) - 1),
@@ -12194,75 +12193,42 @@ LQ__INLINE_256 lq__pair_256 lq__odd_256(lq__pair_256 v)
     return v;
 }
 
-/* Residues of half a row as masks: lq__residue_name_256. */
-LQ__INLINE_256 lq__pair_256 lq__residue_coset_256(int16_t *word, uint32_t place, uint32_t half,
-                                                  int decoding)
+/* lq__path_to_c. */
+LQ__INLINE_256 void lq__path_to_256(const lq_rans_row *r, int16_t *values)
 {
-    (void)place;
-    (void)decoding;
-    return lq__odd_256(lq__half_row_256(word, 0, half));
+    const __m256i none = _mm256_setzero_si256();
+    const __m256i one = _mm256_set1_epi16(1);
+    const __m256i a = _mm256_set1_epi16((int16_t)lq__machines[r->residue][0]);
+    const __m256i b = _mm256_set1_epi16((int16_t)lq__machines[r->residue][1]);
+    const __m256i going = _mm256_set1_epi16(r->place || r->on ? -1 : 0);
+    const __m256i sets = _mm256_set1_epi16(r->place ? 255 : 0);
+    int16_t *word = lq__word_of(r, values);
+    const int16_t *from = r->place ? word : word - 9 * 64 * (int)r->on;
+    const int16_t *z = from + (r->place ? r->place : 8) * 64;
+    for (uint32_t t = 0; t < 64; t += 16) {
+        __m256i p = _mm256_srli_epi16(lq__load_256(from + t), 8);
+        __m256i odd = _mm256_sub_epi16(none, _mm256_and_si256(p, one));
+        __m256i turn = _mm256_sub_epi16(none, _mm256_and_si256(lq__load_256(z + t), one));
+        turn = _mm256_xor_si256(_mm256_and_si256(odd, a), _mm256_and_si256(turn, b));
+        p = _mm256_and_si256(_mm256_xor_si256(_mm256_srli_epi16(p, 1), turn), going);
+        __m256i own = _mm256_and_si256(lq__load_256(word + t), sets);
+        own = _mm256_or_si256(own, _mm256_slli_epi16(p, 8));
+        p = _mm256_sll_epi16(_mm256_and_si256(p, one), _mm_cvtsi32_si128(r->place));
+        _mm256_storeu_si256((__m256i *)(void *)(word + t), _mm256_or_si256(own, p));
+    }
 }
 
-/* Words and integers of 16 tokens to states. */
-LQ__INLINE_256 __m256i lq__trellis_step_256(const int16_t *word, const int16_t *k, int g0, int g1)
+/* Residues of half a row as masks. */
+LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, int16_t *values, uint32_t half)
 {
-    const __m256i one = _mm256_set1_epi16(1), none = _mm256_setzero_si256();
-    __m256i s = _mm256_srli_epi16(_mm256_loadu_si256((const __m256i *)(const void *)word), 8);
-    __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)k);
-    b = _mm256_and_si256(_mm256_sub_epi16(none, _mm256_and_si256(b, one)),
-                         _mm256_set1_epi16((int16_t)g1));
-    __m256i a = _mm256_and_si256(_mm256_sub_epi16(none, _mm256_and_si256(s, one)),
-                                 _mm256_set1_epi16((int16_t)g0));
-    return _mm256_xor_si256(_mm256_srli_epi16(s, 1), _mm256_xor_si256(a, b));
-}
-
-/* The sets of 16 tokens as masks. */
-LQ__INLINE_256 __m256i lq__trellis_sets_256(int16_t *w, uint32_t place, int decoding, int on,
-                                            int g0, int g1)
-{
-    __m256i word = _mm256_loadu_si256((const __m256i *)(const void *)w);
-    if (decoding) {
-        __m256i state = _mm256_setzero_si256();
-        word = _mm256_and_si256(word, _mm256_set1_epi16(place ? 255 : 0));
-        if (place || on) {
-            const int16_t *from = place ? w : w - 9 * 64;
-            state = lq__trellis_step_256(from, from + (place ? place : 8) * 64, g0, g1);
-        }
-        word = _mm256_or_si256(word, _mm256_slli_epi16(state, 8));
-        state = _mm256_and_si256(state, _mm256_set1_epi16(1));
-        word = _mm256_or_si256(word, _mm256_sll_epi16(state, _mm_cvtsi32_si128((int)place)));
-        _mm256_storeu_si256((__m256i *)(void *)w, word);
-    }
-    word = _mm256_sll_epi16(word, _mm_cvtsi32_si128(15 - (int)place));
-    return _mm256_srai_epi16(word, 15);
-}
-
-#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
-    LQ__INLINE_256 lq__pair_256 lq__residue_##name##_256(int16_t *word, uint32_t place,           \
-                                                         uint32_t half, int decoding)             \
-    {                                                                                             \
-        lq__pair_256 v;                                                                           \
-        v.a = lq__trellis_sets_256(word + 32 * half, place, decoding, on, g0, g1);                \
-        v.b = lq__trellis_sets_256(word + 32 * half + 16, place, decoding, on, g0, g1);           \
-        return v;                                                                                 \
-    }
-LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
-#undef LQ__TRELLIS_RESIDUE
-
-LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, int16_t *values, uint32_t half,
-                                          int decoding)
-{
-    int16_t *word = values + (size_t)(r->row - r->back) * 64;
-    lq__pair_256 none;
-#define LQ__RESIDUE_OF(name, machine)                                    \
-    if (r->residue == LQ__RESIDUE_##name) {                              \
-        return lq__residue_##name##_256(word, r->place, half, decoding); \
-    }
-    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
-#undef LQ__RESIDUE_OF
-    none.a = _mm256_setzero_si256();
-    none.b = none.a;
-    return none;
+    const __m128i up = _mm_cvtsi32_si128(15 - r->bit);
+    lq__pair_256 v;
+    v.a = v.b = _mm256_setzero_si256();
+    if (r->residue == LQ__RESIDUE_none) return v;
+    v = lq__half_row_256(lq__word_of(r, values), 0, half);
+    v.a = _mm256_srai_epi16(_mm256_sll_epi16(v.a, up), 15);
+    v.b = _mm256_srai_epi16(_mm256_sll_epi16(v.b, up), 15);
+    return v;
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -12417,7 +12383,7 @@ LQ__INLINE_256 void lq__decode_step_256(const lq_tables *tables, const lq__look_
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
     lq__pair_256 lo = lq__half_row_256((const int16_t *)(const void *)f->lo, 0, 0);
     lq__found_256 found = lq__find_256(&k[0], lo);
-    lq__pair_256 coset = lq__coset_256(r, f->values, half, 1);
+    lq__pair_256 coset = lq__coset_256(r, f->values, half);
     int16_t *dst = f->values + (size_t)r->row * 64 + 32 * half;
     if (by & LQ__BY_COSET) {
         lq__found_256 other = lq__find_256(&k[1], lo);
@@ -12600,7 +12566,7 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
 {
     const __m256i most = _mm256_set1_epi16(31);
     lq__pair_256 active = lq__active_256(f->tokens, half);
-    lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
+    lq__pair_256 coset = lq__coset_256(r, f->values, half);
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
     lq__pair_256 lo = lq__half_row_256((const int16_t *)(const void *)f->lo, 0, 0);
     lq__pair_256 old = hi;
@@ -12686,7 +12652,7 @@ LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_
     const lq_rans_row *r = &plan->coded[i];
     uint64_t bad = 0;
     for (uint32_t half = 0; half < 2; half++) {
-        lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
+        lq__pair_256 coset = lq__coset_256(r, f->values, half);
         lq__pair_256 x = lq__parity_256(r, f->values, half);
         lq__pair_256 z = lq__half_row_256(f->values, r->row, half);
         z.a = _mm256_xor_si256(z.a, x.a);
@@ -12723,7 +12689,7 @@ LQ__STATIC_256 uint64_t lq__scan_row_256(const lq_tables *tables, const lq_rans_
 {
     uint64_t escape = 0;
     for (uint32_t half = 0; half < 2; half++) {
-        lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
+        lq__pair_256 coset = lq__coset_256(r, f->values, half);
         uint32_t own = r->by == 0
                            ? lq__escapes_256(tables, r, f, half, coset, coset, 0)
                            : lq__escapes_256(tables, r, f, half, coset, coset, LQ__BY_COSET);
@@ -12864,57 +12830,46 @@ LQ__INLINE_512 __m512i lq__half_row_512(const int16_t *values, size_t row, uint3
     return _mm512_loadu_si512(values + row * 64 + 32 * half);
 }
 
-/* Lanes of half a row with residue 1: lq__residue_name_512. */
-LQ__INLINE_512 __mmask32 lq__residue_coset_512(int16_t *word, uint32_t place, uint32_t half,
-                                               int decoding)
+/* lq__path_to_c. */
+LQ__INLINE_512 void lq__path_to_512(const lq_rans_row *r, int16_t *values)
 {
-    (void)place;
-    (void)decoding;
-    return _mm512_test_epi16_mask(lq__half_row_512(word, 0, half), _mm512_set1_epi16(1));
+    const __m512i one = _mm512_set1_epi16(1);
+    const __m512i a = _mm512_set1_epi16((int16_t)lq__machines[r->residue][0]);
+    const __m512i b = _mm512_set1_epi16((int16_t)lq__machines[r->residue][1]);
+    const __mmask32 going = r->place || r->on ? 0xffffffffu : 0;
+    const __m512i sets = _mm512_set1_epi16(r->place ? 255 : 0);
+    int16_t *word = lq__word_of(r, values);
+    const int16_t *from = r->place ? word : word - 9 * 64 * (int)r->on;
+    const int16_t *z = from + (r->place ? r->place : 8) * 64;
+    for (uint32_t half = 0; half < 2; half++) {
+        __m512i p = _mm512_srli_epi16(lq__half_row_512(from, 0, half), 8);
+        __mmask32 odd = _mm512_test_epi16_mask(p, one);
+        __mmask32 turn = _mm512_test_epi16_mask(lq__half_row_512(z, 0, half), one);
+        p = _mm512_xor_si512(_mm512_srli_epi16(p, 1), _mm512_maskz_mov_epi16(odd, a));
+        p = _mm512_xor_si512(p, _mm512_maskz_mov_epi16(turn, b));
+        p = _mm512_maskz_mov_epi16(going, p);
+        __m512i own = _mm512_and_si512(lq__half_row_512(word, 0, half), sets);
+        own = _mm512_or_si512(own, _mm512_slli_epi16(p, 8));
+        p = _mm512_sll_epi16(_mm512_and_si512(p, one), _mm_cvtsi32_si128(r->place));
+        _mm512_storeu_si512(word + 32 * half, _mm512_or_si512(own, p));
+    }
 }
 
-#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
-    LQ__INLINE_512 __mmask32 lq__residue_##name##_512(int16_t *word, uint32_t place,              \
-                                                      uint32_t half, int decoding)                \
-    {                                                                                             \
-        int16_t *w = word + 32 * half;                                                            \
-        const __m512i one = _mm512_set1_epi16(1);                                                 \
-        __m512i v = _mm512_loadu_si512(w);                                                        \
-        if (decoding) {                                                                           \
-            __m512i s = _mm512_setzero_si512();                                                   \
-            if (place || on) {                                                                    \
-                const int16_t *from = place ? w : w - 9 * 64 * on;                                \
-                __m512i p = _mm512_srli_epi16(place ? v : _mm512_loadu_si512(from), 8);           \
-                __m512i k = _mm512_loadu_si512(from + (place ? place : 8) * 64);                  \
-                s = _mm512_srli_epi16(p, 1);                                                      \
-                s = _mm512_xor_si512(s, _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(p, one),    \
-                                                               _mm512_set1_epi16(g0)));           \
-                s = _mm512_xor_si512(s, _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(k, one),    \
-                                                               _mm512_set1_epi16(g1)));           \
-            }                                                                                     \
-            v = _mm512_and_si512(v, _mm512_set1_epi16(place ? 255 : 0));                          \
-            v = _mm512_or_si512(v, _mm512_slli_epi16(s, 8));                                      \
-            v = _mm512_or_si512(v, _mm512_sll_epi16(_mm512_and_si512(s, one),                     \
-                                                    _mm_cvtsi32_si128((int)place)));              \
-            _mm512_storeu_si512(w, v);                                                            \
-            return _mm512_test_epi16_mask(s, one);                                                \
-        }                                                                                         \
-        return _mm512_test_epi16_mask(v, _mm512_set1_epi16((int16_t)(1 << place)));               \
-    }
-LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
-#undef LQ__TRELLIS_RESIDUE
-
-LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half,
-                                       int decoding)
+/* Paths of so many pages. */
+LQ__INLINE_512 void lq__paths_to_512(const lq_rans_row *r, lq__rans_flow *flows, size_t count)
 {
-    int16_t *word = values + (size_t)(r->row - r->back) * 64;
-#define LQ__RESIDUE_OF(name, machine)                                    \
-    if (r->residue == LQ__RESIDUE_##name) {                              \
-        return lq__residue_##name##_512(word, r->place, half, decoding); \
+    LQ__OPAQUE(count); /* once in the code, not as often as there are pages */
+    for (size_t g = 0; g < count && lq__is_machine(r->residue); g++) {
+        lq__path_to_512(r, flows[g].values);
     }
-    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
-#undef LQ__RESIDUE_OF
-    return 0;
+}
+
+/* Lanes of half a row with residue 1. */
+LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half)
+{
+    if (r->residue == LQ__RESIDUE_none) return 0;
+    return _mm512_test_epi16_mask(lq__half_row_512(lq__word_of(r, values), 0, half),
+                                  _mm512_set1_epi16((int16_t)(1 << r->bit)));
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -12943,7 +12898,7 @@ LQ__INLINE_512 lq__found_512 lq__decode_half_512(const lq__look_512 *k, const lq
                                                  __m512i lo, uint32_t by, int full, int single)
 {
     uint32_t active = (uint32_t)(f->active >> 32 * half);
-    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half, 1) : 0;
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
     __mmask32 parity = 0;
     if (by & LQ__BY_PARITY) {
         parity = _mm512_test_epi16_mask(lq__parity_512(r, f->values, half), _mm512_set1_epi16(1));
@@ -13116,6 +13071,7 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
             } else if (of_symbols || r->by == 0) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at, 0)
             } else if (r->by == LQ__BY_COSET) {
+                lq__paths_to_512(r, flows, count);
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
                            LQ__BY_COSET)
             } else if (r->by == LQ__BY_PARITY) { /* the last row of a block: no copy of its own */
@@ -13183,6 +13139,7 @@ LQ__FRAME_512 void lq__decode_any_512(const lq_tables *tables, const lq_rans_pla
             if (r->by == 0) {
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, 0);
             } else if (r->by == LQ__BY_COSET) {
+                lq__paths_to_512(r, flows, count);
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_COSET);
             } else if (r->by == LQ__BY_PARITY) {
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_PARITY);
@@ -13375,7 +13332,7 @@ LQ__INLINE_512 void lq__encode_step_512(const lq__code_512 *k, const lq_rans_row
                                         uint8_t **words, uint32_t by, int wide, int full)
 {
     __mmask32 active = (__mmask32)(f->active >> 32 * half);
-    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half, 0) : 0;
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
     __mmask32 parity = by & LQ__BY_PARITY ? (__mmask32)(f->parity[i] >> 32 * half) : 0;
     __m512i s = _mm512_add_epi16(lq__symbols_512(r, f->values, half, coset), k->place);
     s = _mm512_min_epu16(s, _mm512_set1_epi16(32));
@@ -13511,7 +13468,7 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
     const __m512i one = _mm512_set1_epi16(1);
     uint64_t bad = 0;
     for (uint32_t half = 0; half < 2; half++) {
-        __mmask32 coset = lq__coset_512(r, f->values, half, 0);
+        __mmask32 coset = lq__coset_512(r, f->values, half);
         __mmask32 parity = 0;
         __m512i x = lq__parity_512(r, f->values, half);
         __mmask32 odd = _mm512_test_epi16_mask(
@@ -13543,8 +13500,8 @@ LQ__INLINE_512 uint64_t lq__scan_row_512(const lq_tables *tables, const lq_rans_
         return lq__tokens_512(lq__escapes_512(tables, r, f, 0, 0, 0, 0), 0) |
                lq__tokens_512(lq__escapes_512(tables, r, f, 1, 0, 0, 0), 1);
     }
-    __mmask32 coset = lq__coset_512(r, f->values, 0, 0);
-    __mmask32 other = lq__coset_512(r, f->values, 1, 0);
+    __mmask32 coset = lq__coset_512(r, f->values, 0);
+    __mmask32 other = lq__coset_512(r, f->values, 1);
     coset = lq__escapes_512(tables, r, f, 0, coset, 0, LQ__BY_COSET);
     other = lq__escapes_512(tables, r, f, 1, other, 0, LQ__BY_COSET);
     return lq__tokens_512(coset, 0) | lq__tokens_512(other, 1);
@@ -13721,40 +13678,40 @@ LQ__INLINE lq__lanes_neon lq__lanes_odd_neon(lq__lanes_neon x)
     return x;
 }
 
-/* Residues of 16 tokens from `first` on as masks: lq__residue_name_neon. */
-LQ__INLINE lq__lanes_neon lq__residue_coset_neon(int16_t *word, uint32_t place, uint32_t first,
-                                                 int decoding)
+/* lq__path_to_c. */
+LQ__STATIC void lq__path_to_neon(const lq_rans_row *r, int16_t *values)
 {
-    (void)place;
-    (void)decoding;
-    return lq__lanes_odd_neon(lq__values_neon(word, 0, first));
+    const uint16x8_t one = vdupq_n_u16(1);
+    const uint16x8_t a = vdupq_n_u16(lq__machines[r->residue][0]);
+    const uint16x8_t b = vdupq_n_u16(lq__machines[r->residue][1]);
+    const uint16x8_t going = vdupq_n_u16(r->place || r->on ? 65535 : 0);
+    const uint16x8_t sets = vdupq_n_u16(r->place ? 255 : 0);
+    const int16x8_t up = vdupq_n_s16((int16_t)r->place);
+    int16_t *word = lq__word_of(r, values);
+    const int16_t *from = r->place ? word : word - 9 * 64 * (int)r->on;
+    const int16_t *z = from + (r->place ? r->place : 8) * 64;
+    for (uint32_t t = 0; t < 64; t += 8) {
+        uint16x8_t p = vshrq_n_u16(vreinterpretq_u16_s16(vld1q_s16(from + t)), 8);
+        uint16x8_t odd = vtstq_u16(p, one);
+        uint16x8_t turn = vtstq_u16(vreinterpretq_u16_s16(vld1q_s16(z + t)), one);
+        turn = veorq_u16(vandq_u16(odd, a), vandq_u16(turn, b));
+        p = vandq_u16(veorq_u16(vshrq_n_u16(p, 1), turn), going);
+        uint16x8_t own = vandq_u16(vreinterpretq_u16_s16(vld1q_s16(word + t)), sets);
+        own = vorrq_u16(own, vshlq_n_u16(p, 8));
+        own = vorrq_u16(own, vshlq_u16(vandq_u16(p, one), up));
+        vst1q_s16(word + t, vreinterpretq_s16_u16(own));
+    }
 }
 
-#define LQ__TRELLIS_RESIDUE(name, g0, g1, on)                                                     \
-    LQ__INLINE lq__lanes_neon lq__residue_##name##_neon(int16_t *word, uint32_t place,            \
-                                                        uint32_t first, int decoding)             \
-    {                                                                                             \
-        lq__lanes_neon v;                                                                         \
-        for (uint32_t t = 0; t < 16; t++) {                                                       \
-            uint32_t set = lq__residue_##name##_c(word, 64, place, first + t, decoding);          \
-            v.v[t / 8][t % 8] = (uint16_t)(0 - set);                                              \
-        }                                                                                         \
-        return v;                                                                                 \
-    }
-LQ__TRELLIS_RESIDUES(LQ__TRELLIS_RESIDUE)
-#undef LQ__TRELLIS_RESIDUE
-
-LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, int16_t *values, uint32_t first,
-                                         int decoding)
+/* Residues of 16 tokens from `first` on as masks. */
+LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, int16_t *values, uint32_t first)
 {
-    int16_t *word = values + (size_t)(r->row - r->back) * 64;
-#define LQ__RESIDUE_OF(name, machine)                                      \
-    if (r->residue == LQ__RESIDUE_##name) {                                \
-        return lq__residue_##name##_neon(word, r->place, first, decoding); \
-    }
-    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
-#undef LQ__RESIDUE_OF
-    return lq__lanes_same_neon(0);
+    const uint16x8_t bit = vdupq_n_u16((uint16_t)(1u << r->bit));
+    if (r->residue == LQ__RESIDUE_none) return lq__lanes_same_neon(0);
+    lq__lanes_neon v = lq__values_neon(lq__word_of(r, values), 0, first);
+    v.v[0] = vtstq_u16(v.v[0], bit);
+    v.v[1] = vtstq_u16(v.v[1], bit);
+    return v;
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -13904,7 +13861,7 @@ LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq_
                                               uint32_t first, uint32_t by, int full)
 {
     const lq__lanes_neon active = lq__active_neon(f->tokens, first);
-    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 1);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
     lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
     lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
     lq__found_neon found = lq__find_neon(&k[0], lo);
@@ -14066,7 +14023,7 @@ LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_
 {
     const uint16x8_t most = vdupq_n_u16(31);
     const lq__lanes_neon active = lq__active_neon(f->tokens, first);
-    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 0);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
     lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
     lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
     lq__lanes_neon s = lq__symbols_neon(r, f->values, first, coset);
@@ -14127,7 +14084,7 @@ LQ__STATIC void lq__raw_put_neon(const lq_rans_row *r, const lq__rans_flow *f, l
     const int16x8_t shift = vdupq_n_s16((int16_t)((int32_t)raw - (int32_t)r->shift[0]));
     if (r->raw[0] != r->raw[1]) {
         for (uint32_t t = 0; t < f->tokens; t++) {
-            const uint32_t coset = lq__coset_of(r, f->values, t, 0);
+            const uint32_t coset = lq__coset_of(r, f->values, t);
             lq__bits_put(bits,
                          (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
                              ((1u << r->raw[coset]) - 1),
@@ -14231,7 +14188,7 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
     uint8x16_t bad[4];
     for (uint32_t s = 0; s < 4; s++) {
         const uint32_t first = 16 * s;
-        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 0);
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
         lq__lanes_neon x = lq__parity_neon(r, f->values, first);
         lq__lanes_neon odd = lq__values_neon(f->values, r->row, first);
         odd = lq__lanes_odd_neon(lq__lanes_xor_neon(odd, x));
@@ -14263,7 +14220,7 @@ LQ__STATIC uint64_t lq__scan_row_neon(const lq_tables *tables, const lq_rans_row
     const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
     uint8x16_t escape[4];
     for (uint32_t s = 0; s < 4; s++) {
-        const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s, 0);
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s);
         escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
     }
     return lq__bits_neon(escape[0], escape[1]) |
@@ -14644,12 +14601,20 @@ LQ__STATIC void lq__dead_rows_clear(const lq_rans_plan *plan, int16_t *values)
     }
 }
 
+/* Whether these tables have those of the plan's rows. */
+LQ__INLINE int lq__plan_fits(const lq_rans_plan *plan, const lq_tables *tables)
+{
+    return plan->counts || (tables && (plan->path_rows == 0 || tables->trellis));
+}
+
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
     const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
     int result = LQ_OK;
-    if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) return LQ_E_ARG;
+    if (!plan || !lq__plan_fits(plan, tables) || !workspace || (!pages && page_count)) {
+        return LQ_E_ARG;
+    }
     if (workspace_bytes < lq_rans_plan_workspace_bytes(plan, page_count)) return LQ_E_SPACE;
     uint8_t *at = lq__align_mem(workspace);
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
@@ -14713,7 +14678,9 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
 {
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     int result = LQ_OK;
-    if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) return LQ_E_ARG;
+    if (!plan || !lq__plan_fits(plan, tables) || !workspace || (!pages && page_count)) {
+        return LQ_E_ARG;
+    }
     if (workspace_bytes < lq__rans_decode_bytes(plan->rows, page_count)) return LQ_E_SPACE;
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
     lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__align_mem(workspace);
@@ -14793,7 +14760,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 /* ---- packed tables ----
    Of each table: intervals u8; of all but the first, the escape, value + 16 u8; of all but the last
    their slots u16. A row's tables are unpacked where it is coded, in 0.2 us each. */
-#define LQ__PACKED_BYTES 12288u /* of all tables */
+#define LQ__PACKED_BYTES 8194u /* of all tables */
 
 LQ__STATIC size_t lq__table_pack(uint8_t *dst, const lq__rans_table *t)
 {
@@ -14871,7 +14838,7 @@ LQ__STATIC void lq__rans_run(lq__rans_steps steps, int encode, const lq_tables *
 LQ_API size_t lq_tables_small_bytes(void)
 {
     return 63 + LQ__TABLES_HEADER + sizeof(int16_t[LQ__CLASS_WIDE + 1][16]) +
-           LQ__T_COUNT * (sizeof(lq__rans_range) + sizeof(uint16_t)) + LQ__PACKED_BYTES;
+           LQ__T_SMALL * (sizeof(lq__rans_range) + sizeof(uint16_t)) + LQ__PACKED_BYTES;
 }
 
 LQ_API int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_bytes)
@@ -14885,10 +14852,10 @@ LQ_API int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_
     lq__masses(t, mass, 4);
     lq__centroids_make(t, (uint8_t *)t + LQ__TABLES_HEADER);
     t->range = (lq__rans_range *)(void *)(t->centroid + LQ__CLASS_WIDE + 1);
-    t->packed_at = (uint16_t *)(void *)(t->range + LQ__T_COUNT);
-    uint8_t *packed = (uint8_t *)(t->packed_at + LQ__T_COUNT);
+    t->packed_at = (uint16_t *)(void *)(t->range + LQ__T_SMALL);
+    uint8_t *packed = (uint8_t *)(t->packed_at + LQ__T_SMALL);
     lq__rans_table own;
-    for (uint32_t i = 0; i < LQ__T_COUNT && !status; i++) {
+    for (uint32_t i = 0; i < LQ__T_SMALL && !status; i++) {
         status = lq__table_make(t, &own, i);
         if (!status && used + 3 * own.count - 2 > LQ__PACKED_BYTES) status = LQ_E_INTERNAL;
         if (!status) {
@@ -14899,7 +14866,7 @@ LQ_API int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_
     }
     t->mass = NULL;
     t->table = NULL;
-    t->count = LQ__T_COUNT;
+    t->count = LQ__T_SMALL;
     t->packed = packed;
     t->unpack = lq__table_unpack;
     t->run = lq__rans_run;
@@ -19989,9 +19956,8 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
     if (!lq__step_valid(d->step)) return "step: 2^-100 to 2^100, no default";
     if (!d->profile && !fitted) return "profile: NULL";
     if (!lq_lattice_dims(d->quantizer)) return LQ__NO_QUANTIZER;
-    if (lq__residue_machine[lq__quantizer_of(d->quantizer)->residue] && d->tables &&
-        !d->tables->trellis) {
-        return "tables: small ones have no trellis";
+    if (lq__is_path(d->quantizer) && d->tables && !d->tables->trellis) {
+        return "tables: those of lq_tables_small_init have no trellis";
     }
     if (lq__only_raw(&d->geometry)) {
         return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
@@ -20186,11 +20152,21 @@ LQ_API size_t lq_codec_page_bound(const lq_codec *c)
     return c ? LQ__TRAILER + lq__page_code_of(c->desc.page)->bound(c) : 0;
 }
 
+/* What the coder works in, or before it the search of a path through all coefficients. */
+LQ__STATIC size_t lq__coder_bytes(size_t dims, size_t matrix_rows, size_t flight, int quantizer)
+{
+    lq__trellis t;
+    size_t coder = matrix_rows ? lq_rans_workspace_bytes(matrix_rows, flight) : 0;
+    if (!lq__is_path(quantizer) || lq__trellis_of(&t, NULL, quantizer)) return coder;
+    return LQ__MAX(coder, lq__trellis_workspace_bytes(&t, dims));
+}
+
 /* Of a codec: rows, floats, gains, and for coded pages their matrices. The coder works where the
    floats are: it is done before they are written, or begins when they are no longer needed. */
-LQ__INLINE size_t lq__workspace_bytes(size_t dims, size_t lead, size_t matrix_rows, size_t flight)
+LQ__STATIC size_t lq__workspace_bytes(size_t dims, size_t lead, size_t matrix_rows, size_t flight,
+                                      int quantizer)
 {
-    size_t coder = matrix_rows ? lq_rans_workspace_bytes(matrix_rows, flight) : 0;
+    size_t coder = lq__coder_bytes(dims, matrix_rows, flight, quantizer);
     return 64 + LQ__TOKENS * dims * 4 + lq__align64(LQ__MAX(LQ__TOKENS * dims * 4, coder)) +
            lq__align64(LQ__TOKENS * lead * 2) + flight * matrix_rows * LQ__TOKENS * 2;
 }
@@ -20198,8 +20174,9 @@ LQ__INLINE size_t lq__workspace_bytes(size_t dims, size_t lead, size_t matrix_ro
 LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
 {
     if (!c) return 0;
-    return lq__is_coded(c) ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
-                           : lq__workspace_bytes(c->dims, c->lead, 0, 0);
+    return lq__is_coded(c) ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight,
+                                                 c->desc.quantizer)
+                           : lq__workspace_bytes(c->dims, c->lead, 0, 0, LQ_Z);
 }
 
 LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
@@ -20210,7 +20187,9 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
     w.pairs = (int16_t *)(void *)w.floats;
     w.coder = (uint8_t *)w.floats;
-    w.coder_bytes = lq__is_coded(c) ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
+    w.coder_bytes = lq__is_coded(c) ? lq__coder_bytes(c->dims, c->matrix_rows, c->flight,
+                                                      c->desc.quantizer)
+                                    : 0;
     at += LQ__TOKENS * c->dims * 4;
     at += lq__align64(LQ__MAX(LQ__TOKENS * c->dims * 4, w.coder_bytes));
     w.gains = (int16_t *)(void *)at;
@@ -20313,53 +20292,27 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
     }
 }
 
-/* Whether coefficients from i on are a lattice block: whole, and none of them dead (as >>rans has
-   it). The words of other whole blocks are in the matrix all the same. */
+/* Whether coefficients from i on are a block of the quantizer: whole, and as >>rans has it. The
+   words of other whole blocks are in the matrix all the same. */
 LQ__INLINE int lq__lattice_at(const lq_codec *c, const lq__quantizer *q, size_t i)
 {
     return q->dims > 1 && c->dims - i >= q->dims &&
-           lq__block_is_lattice(c->classes + c->lead + i, q->dims);
-}
-
-/* The trellis of a quantizer whose residues are a machine's. */
-LQ__INLINE int lq__trellis_of(lq__trellis *t, const lq_tables *tables, int quantizer)
-{
-    return lq__trellis_init(t, tables->trellis, quantizer == LQ_TRELLIS_8 ? 8 : 64);
-}
-
-/* The words of a block whose integers are there; the tokens' states move on. */
-LQ__STATIC void lq__trellis_words(int16_t *word, uint16_t *state, uint16_t g0, uint16_t g1)
-{
-    uint16_t s[LQ__TOKENS], sets[LQ__TOKENS] = {0}, k[LQ__TOKENS]; /* copies, which alias nothing */
-    memcpy(s, state, sizeof s);
-    for (uint32_t place = 0; place < 8; place++) {
-        memcpy(k, word + (place + 1) * LQ__TOKENS, sizeof k);
-        for (size_t token = 0; token < LQ__TOKENS; token++) {
-            uint16_t set = s[token] & 1;
-            uint16_t last = (uint16_t)(s[token] << 8);
-            sets[token] = (uint16_t)((sets[token] & 255) | last | (uint16_t)(set << place));
-            s[token] = (uint16_t)(s[token] >> 1 ^ (g0 & (uint16_t)(0 - set)) ^
-                                  (g1 & (uint16_t)(0 - (k[token] & 1))));
-        }
-    }
-    memcpy(word, sets, sizeof sets);
-    memcpy(state, s, sizeof s);
+           lq__block_is_lattice(c->classes + c->lead + i, q);
 }
 
 /* Blocks that follow one another, on one path: integers behind one another at the end of their
-   place in the matrix, then block by block to where they belong, and the words. */
+   place in the matrix, then block by block to where they belong. The coder makes the words. */
 LQ__STATIC int32_t lq__trellis_blocks(const lq_codec *c, int16_t *values, const int32_t *y,
                                       size_t first, size_t blocks, void *workspace)
 {
     lq__trellis t;
-    uint16_t state[LQ__TOKENS] = {0};
     int16_t *z = values + blocks * LQ__TOKENS;
-    if (lq__trellis_of(&t, c->desc.tables, c->desc.quantizer)) return INT32_MAX;
-    int32_t most = lq__trellis_of_level()->rows(&t, z, y, c->rows + first,
-                                                c->classes + c->lead + first, 8 * blocks, workspace);
+    if (lq__trellis_of(&t, c->desc.tables->trellis, c->desc.quantizer)) return INT32_MAX;
+    const uint8_t *classes = c->classes + c->lead + first;
+    int32_t most = lq__trellis_of_level()->rows(&t, z, y, c->rows + first, classes, 8 * blocks,
+                                                workspace);
     for (size_t b = 0; b < blocks; b++, z += 8 * LQ__TOKENS, values += 9 * LQ__TOKENS) {
         memmove(values + LQ__TOKENS, z, 8 * LQ__TOKENS * 2);
-        lq__trellis_words(values, state, (uint16_t)t.g0, (uint16_t)t.g1);
     }
     return most;
 }
@@ -20383,7 +20336,7 @@ LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__w
         }
         int32_t m;
         if (blocks) {
-            m = lq__residue_machine[q->residue]
+            m = lq__is_machine(q->residue)
                     ? lq__trellis_blocks(c, values, w->rows + i * LQ__TOKENS, i, blocks, w->floats)
                     : kernels->blocks[c->desc.quantizer](values, w->rows + i * LQ__TOKENS,
                                                          c->rows + i, blocks, LQ__TOKENS);
@@ -20597,19 +20550,24 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
 }
 
 /* Coefficients that a page needs for its inverse basis: in a dense basis those up to the last that
-   is not zero. Rows from there on are not dequantized. */
+   is not zero; in a path an integer of 0 is a level of 0 only where zero is in both sets. Rows from
+   there on are not dequantized. */
 LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
 {
     const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
+    const int path = lq__is_path(c->desc.quantizer);
     size_t i = c->alive;
     if (!c->desc.geometry.dense) return c->dims;
     while (i > 0 && !c->means) {
         size_t first = (i - 1) / q->dims * q->dims; /* of the last block, and its words: */
         const int16_t *z = values + (first + lq__words_of(q, first)) * LQ__TOKENS;
         size_t n = LQ__MIN(q->dims, c->dims - first);
+        size_t words = n == q->dims ? q->words : 0;
         int any = 0;
-        n += n == q->dims ? q->words : 0;
-        for (size_t t = 0; t < n * LQ__TOKENS; t++) {
+        for (size_t j = 0; j < n && path; j++) {
+            any |= !lq__trellis_is_both(c->classes[c->lead + first + j]);
+        }
+        for (size_t t = path ? words * LQ__TOKENS : 0; t < (words + n) * LQ__TOKENS; t++) {
             any |= z[t];
         }
         if (any) break;
@@ -20618,47 +20576,59 @@ LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
     return i;
 }
 
+/* A block of the quantizer, coefficients from i on, to q12 rows. state: of a path, moves on. */
+LQ__STATIC void lq__dequantize_block(const lq_codec *c, int32_t *y, const int16_t *values, size_t i,
+                                     const lq__trellis *t, uint8_t *state)
+{
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
+    const int path = lq__is_path(c->desc.quantizer);
+    const int16_t *z = values + q->words * LQ__TOKENS;
+    int16_t half[LQ__TOKENS] = {0};
+    for (size_t token = 0; token < LQ__TOKENS && q->words; token++) {
+        half[token] = values[token] & 1;
+    }
+    for (size_t j = 0; j < q->dims; j++, y += LQ__TOKENS, z += LQ__TOKENS) {
+        const lq__row_data *row = &c->rows[i + j];
+        if (path) {
+            const lq__trellis_class *own = lq__trellis_class_of(t, c->classes[c->lead + i + j]);
+            lq__trellis_of_level()->row(t, own, y, state, z, row->mean);
+        } else {
+            lq__rows_of_level()->point_row(y, z, half, row->wiener, row->mean);
+        }
+    }
+}
+
 /* The coder's matrix to q12 rows and gains; tells how many rows the inverse basis needs. */
 LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w,
                                    size_t *in_use)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
-    int16_t half[LQ__TOKENS] = {0};
+    uint8_t state[LQ__TOKENS];
+    int on = 0; /* a block is before this one */
+    lq__trellis t;
+    if (lq__is_path(c->desc.quantizer) &&
+        lq__trellis_of(&t, c->desc.tables->trellis, c->desc.quantizer)) {
+        return LQ_E_INTERNAL;
+    }
     for (size_t j = 0; j < c->lead * LQ__TOKENS; j++) {
         int32_t gain = values[j] + c->gain_mean[j / LQ__TOKENS];
         if (gain > LQ__GAIN_MAX || gain < -LQ__GAIN_MAX) return LQ_E_DATA;
         w->gains[j] = (int16_t)gain;
     }
     values += c->lead * LQ__TOKENS;
-    uint8_t state[LQ__TOKENS];
-    int on = 0;
     *in_use = lq__rows_in_use(c, values);
     for (size_t i = 0; i < *in_use; i += q->dims) {
         size_t n = LQ__MIN(q->dims, c->dims - i);
-        int16_t *word = values;
+        int32_t *y = w->rows + i * LQ__TOKENS;
         int lattice = lq__lattice_at(c, q, i);
-        on = lattice && on;
+        if (lattice && !on) memset(state, 0, sizeof state);
+        on = lattice;
+        if (lattice) lq__dequantize_block(c, y, values, i, &t, state);
         values += n == q->dims ? q->words * LQ__TOKENS : 0;
-        for (size_t j = 0; j < n; j++, values += LQ__TOKENS) {
+        for (size_t j = 0; j < n; j++, values += LQ__TOKENS, y += LQ__TOKENS) {
             const lq__row_data *row = &c->rows[i + j];
-            int32_t *y = w->rows + (i + j) * LQ__TOKENS;
-            if (!lattice) {
-                kernels->centroid_row(y, values, row->shift, row->mean);
-                continue;
-            }
-            if (lq__residue_machine[q->residue]) {
-                lq__trellis t;
-                if (lq__trellis_of(&t, c->desc.tables, c->desc.quantizer)) return LQ_E_INTERNAL;
-                if (j == 0 && !on) memset(state, 0, sizeof state);
-                on = 1;
-                lq__trellis_of_level()->row(
-                    &t, lq__trellis_class_of(&t, c->classes[c->lead + i + j]), y, state, values,
-                    row->mean);
-                continue;
-            }
-            lq__residue_row(half, q->residue, word, LQ__TOKENS, (uint32_t)j);
-            kernels->point_row(y, values, half, row->wiener, row->mean);
+            if (!lattice) kernels->centroid_row(y, values, row->shift, row->mean);
         }
     }
     return LQ_OK;
@@ -20951,6 +20921,33 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
     if (class_ >= LQ__RATE_MEASURED) {
         uint32_t i = class_ - LQ__RATE_MEASURED;
         rate.error = (i < 8 ? lq__rate_errors[i] : 1398101u) / 16777216.0;
+    }
+    return rate;
+}
+
+/* Bits (q16) and errors (steps^2, q24) of 8 states for classes 13 to 33, measured: below 20 with
+   classes 10 to 39 in any order, above with one class alone, 20 in the middle of both (0.32 and
+   0.50 bits). 64 states have the same bits. */
+enum { LQ__PATH_LOW = 13, LQ__PATH_HIGH = 33 };
+static const uint32_t lq__path_rates[LQ__PATH_HIGH - LQ__PATH_LOW + 1][2] = {
+    {85, 523617}, {197, 622435}, {551, 738198}, {1330, 872415}, {3041, 1018377}, {6324, 1162661},
+    {11338, 1288490}, {27525, 1157628}, {35403, 1097230}, {41583, 1135818}, {48313, 1160983},
+    {57200, 1147562}, {65562, 1145884}, {74161, 1139173}, {82602, 1137495}, {90623, 1137495},
+    {99530, 1129107}, {107741, 1125751}, {116261, 1124073}, {124597, 1122396}, {132894, 1120718}};
+
+/* Bits and error of one coefficient of a class in a path of trellis q; its class is at most
+   LQ__CLASS_WIDE. */
+LQ__STATIC lq_rate lq__rate_of_path(const lq__quantizer *q, uint32_t class_)
+{
+    double variance = lq__exp2_f64(((int32_t)class_ - LQ_CLASS_ONE) / 4.0);
+    lq_rate rate;
+    rate.bits = class_ < LQ__PATH_LOW ? 0 : 2.0278 + 0.5 * lq__log2_f64(variance);
+    rate.error = class_ < LQ__PATH_LOW ? variance : q->moment / 16777216.0;
+    if (class_ >= LQ__PATH_LOW && class_ <= LQ__PATH_HIGH) {
+        const uint32_t *own = lq__path_rates[class_ - LQ__PATH_LOW];
+        rate.bits = own[0] / 65536.0;
+        rate.error = own[1] / 16777216.0 * q->moment / lq__quantizer_of(LQ_TRELLIS_8)->moment;
+        rate.error = LQ__MIN(rate.error, variance);
     }
     return rate;
 }
@@ -21907,7 +21904,7 @@ LQ_API int lq_archive_finish(lq_archive_writer *writer)
 /* ---- a group's tokens packed in one call ---- */
 
 /* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
-   rows, a coded page the largest bound. */
+   rows, 64 states the longest search, a coded page the largest bound. */
 typedef struct lq__codec_sizes {
     size_t codec;
     size_t workspace;
@@ -21923,7 +21920,7 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t
     size_t matrix = rows + lq__words_most(dims);
     s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
               lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
-    s.workspace = lq__workspace_bytes(dims, slices, matrix, flight);
+    s.workspace = lq__workspace_bytes(dims, slices, matrix, flight, LQ_TRELLIS_64);
     s.flight = flight;
     s.ring = 0;
     s.page =
@@ -30950,7 +30947,8 @@ LQ__INLINE size_t lq__warm_flight_bytes(const lq__warm_scope *scope, size_t dims
 /* What lq_codec_workspace_bytes says of so many pages at most. */
 LQ__INLINE size_t lq__warm_work_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    return lq__align64(lq__workspace_bytes(dims, 1, lq__warm_matrix_rows(scope, dims), pages));
+    return lq__align64(
+        lq__workspace_bytes(dims, 1, lq__warm_matrix_rows(scope, dims), pages, LQ_Z));
 }
 
 /* The matrices alone: all that decoding for attention needs. work is aligned to 64. */
@@ -31259,21 +31257,6 @@ LQ__STATIC int lq__warm_decode(const lq__warm_coder *c, const lq__workspace *w,
                           w->coder_bytes);
 }
 
-/* One block's points: z (dims, 64) becomes 2 z + residue. */
-LQ__STATIC void lq__warm_fold(const lq__warm_kernels *kernels, const lq__quantizer *q, int16_t *z,
-                              int16_t *word)
-{
-    if (q->residue == LQ__RESIDUE_none || q->residue == LQ__RESIDUE_coset) { /* one for all */
-        kernels->fold(z, q->residue == LQ__RESIDUE_none ? NULL : word, q->dims);
-        return;
-    }
-    int16_t residue[LQ__TOKENS];
-    for (uint32_t i = 0; i < q->dims; i++) {
-        lq__residue_row(residue, q->residue, word, LQ__TOKENS, i);
-        kernels->fold(z + i * LQ__TOKENS, residue, 1);
-    }
-}
-
 /* Decodes pages for attention: points of lattices become one integer a coordinate, doubled. */
 LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
                                const lq__warm_batch *batch, size_t count, lq__warm_rows *m)
@@ -31295,7 +31278,9 @@ LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
             size_t n = LQ__MIN(q->dims, codec->dims - i);
             int16_t *word = z;
             z += n == q->dims ? q->words * LQ__TOKENS : 0;
-            if (lq__lattice_at(codec, q, i)) lq__warm_fold(kernels, q, z, word);
+            if (lq__lattice_at(codec, q, i)) {
+                kernels->fold(z, q->residue == LQ__RESIDUE_none ? NULL : word, q->dims);
+            }
             z += n * LQ__TOKENS;
         }
     }
@@ -32497,6 +32482,7 @@ LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
     uint32_t step = lq__bits_of_f32(p->step);
     if (p->kind == LQ_KV_WARM) {
         return p->quantizer && !lq_lattice_dims(p->quantizer) ? LQ__NO_QUANTIZER
+               : lq__is_path(p->quantizer) ? "quantizer: a warm policy takes no trellis"
                : bits < 1 || bits > 8 ? "bits: a warm policy has 1 to 8"
                : step < 0x30800000u || step > 0x4e800000u
                    ? "step: a warm policy needs one, 2^-30 to 2^30"
@@ -38396,7 +38382,7 @@ LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pac
                ? "exponent: above 0, at most 1; 0 means 0.25"
            : desc->group_count && !desc->tables ? "tables: coded pages need them"
            : desc->group_count && desc->quantizer && !lq_lattice_dims(desc->quantizer)
-               ? "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED"
+               ? LQ__NO_QUANTIZER
                : NULL;
     for (size_t g = 0; g < desc->group_count && !*why; g++) {
         *why = lq__kv_group_fault(pool, &desc->groups[g]);
@@ -40009,8 +39995,10 @@ LQ__STATIC void lq__array_rates_init(lq__array_rates *r, const lq_tables *tables
 {
     const lq__quantizer *q = lq__quantizer_of(quantizer);
     for (uint32_t i = 0; i <= LQ_CLASS_MAX; i++) {
-        if (q->moment == 0) {
-            lq_rate rate = lq__rate_of_class(tables, i);
+        int path = lq__is_path(quantizer);
+        if (q->moment == 0 || path) {
+            lq_rate rate = path && i <= LQ__CLASS_WIDE ? lq__rate_of_path(q, i)
+                                                       : lq__rate_of_class(tables, i);
             uint32_t error = (uint32_t)(rate.error * 16777216 + 0.5);
             r->bits[i] = (uint32_t)(rate.bits * 65536 + 0.5);
             r->error[i] = error;
@@ -41933,6 +41921,8 @@ LQ__STATIC const lq__trellis_kernels *lq__trellis_of_level(void)
 #undef LQ__TRELLIS_FORTH
 #undef LQ__TRELLIS_BACK
 #undef LQ__TRELLIS_ROW
+#undef LQ__QUANTIZER_trellis_8
+#undef LQ__QUANTIZER_trellis_64
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED
 #endif

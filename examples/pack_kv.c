@@ -1612,7 +1612,7 @@ static const char pk_usage[] =
     "  --theta T         RoPE's base (default 100000)\n"
     "  --rope KIND       half, adjacent or none (default half)\n"
     "  --sinks N         first tokens that stay raw (default 4)\n"
-    "  --quantizer Q     z, d4 or e8 (default z)\n"
+    "  --quantizer Q     z, d4, e8, e8r; t8, t64: trellises (default z)\n"
     "  --profile FILE    profiles of the model (calibrate --group layer, or --joint: then --step is\n"
     "                    of both)\n"
     "  --model NAME      joint profiles must be of calibrate --model NAME\n"
@@ -1625,6 +1625,16 @@ static const char *pk_choice(const char *option, const char *text, const char *a
         kf_fail("%s wants %s, %s or %s, not '%s'", option, a, b, c, text);
     }
     return text;
+}
+
+/* A quantizer by its name; its number, 0 if there is none. */
+static int pk_quantizer(const char *name)
+{
+    static const char *const names[] = {"z", "d4", "e8", "e8r", "t8", "t64"};
+    for (int i = 0; i < 6; i++) {
+        if (!strcmp(name, names[i])) return LQ_Z + i;
+    }
+    return 0;
 }
 
 static void pk_option(pk_options *o, const char *name, const char *value)
@@ -1662,7 +1672,10 @@ static void pk_option(pk_options *o, const char *name, const char *value)
     } else if (!strcmp(name, "--rope")) {
         o->rope = pk_choice(name, value, "half", "adjacent", "none");
     } else if (!strcmp(name, "--quantizer")) {
-        o->quantizer = pk_choice(name, value, "z", "d4", "e8");
+        if (!pk_quantizer(value)) {
+            kf_fail("%s wants z, d4, e8, e8r, t8 or t64, not '%s'", name, value);
+        }
+        o->quantizer = value;
     } else {
         kf_fail("unknown option '%s' (--help lists them)", name);
     }
@@ -1722,9 +1735,7 @@ int main(int argc, char **argv)
         }
     }
     pk_settle(&job.options);
-    job.quantizer = job.options.quantizer[0] == 'z'   ? LQ_Z
-                    : job.options.quantizer[0] == 'd' ? LQ_D4
-                                                      : LQ_E8;
+    job.quantizer = pk_quantizer(job.options.quantizer);
     if (job.options.unpack) {
         pk_run_unpack(&job);
     } else {

@@ -482,6 +482,10 @@ def block_dims(quantizer):
     return 1 if quantizer == Z else 4 if quantizer == D4 else 8
 
 
+def is_block(classes, quantizer):
+    return 0 not in classes and (quantizer not in CHECKS or max(classes) <= WIDE)
+
+
 def plan_of(classes, lead, quantizer):
     """The coded rows, and the number of rows of the matrix."""
     dims = block_dims(quantizer)
@@ -492,10 +496,10 @@ def plan_of(classes, lead, quantizer):
     while i < len(classes):
         n = 1 if i < lead or len(classes) - i < dims else dims
         block = classes[i:i + n]
-        lattice = n > 1 and 0 not in block
+        lattice = n > 1 and is_block(block, quantizer)
         if lattice and quantizer in CHECKS:
             for j, c in enumerate(block):
-                r = Row("trellis", min(c, WIDE), at)
+                r = Row("trellis", c, at)
                 r.trellis, r.begins = quantizer, j == 0 and not on
                 rows.append(r)
                 at += 1
@@ -1198,7 +1202,7 @@ def coded_page(body, tokens, lead, classes, means, profile_means, quantizer):
     states = [0] * tokens
     for i in range(0, dims, block):
         n = min(block, dims - i)
-        lattice = n > 1 and n == block and 0 not in classes[lead + i:lead + i + n]
+        lattice = n > 1 and n == block and is_block(classes[lead + i:lead + i + n], quantizer)
         coset = None
         if n == 8 and quantizer not in CHECKS:
             coset = values[at]
@@ -1209,7 +1213,6 @@ def coded_page(body, tokens, lead, classes, means, profile_means, quantizer):
         for j in range(i, i + n):
             class_ = classes[lead + j]
             if lattice and quantizer in CHECKS:
-                class_ = min(class_, WIDE)
                 for t, k in enumerate(values[at]):
                     c[t][j] = trellis_level(class_, states[t] & 1, k) + means[j]
                     states[t] = trellis_next(quantizer, states[t], k & 1)

@@ -373,7 +373,7 @@ void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
 # line although its next word ends before column 80. Functions in the lists are exempt.
 functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512' # kernels
 called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__leech_of_level
-lq__hot_of_level lq__kv_verbs_of' # tables: declared with their types, defined behind the last row
+lq__trellis_of_level lq__hot_of_level lq__kv_verbs_of' # tables: declared with their types, defined behind the last row
 job_house() {
     at=$tmp/house.$job
     mkdir "$at"

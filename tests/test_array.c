@@ -5,7 +5,7 @@
 #include "check.h"
 #include "source.h"
 
-enum { HEAD = 44, FORMS = 7 };
+enum { HEAD = 44, FORMS = 9 };
 
 static const lq_tables *tables;
 static int levels; /* SIMD levels to test: 0 .. levels */
@@ -85,6 +85,8 @@ static const struct form {
                   {LQ_PAGE_CODED, LQ_D4, 2.5f},
                   {LQ_PAGE_CODED, LQ_E8, 3},
                   {LQ_PAGE_CODED, LQ_E8_RELAXED, 1.5f},
+                  {LQ_PAGE_CODED, LQ_TRELLIS_8, 2},
+                  {LQ_PAGE_CODED, LQ_TRELLIS_64, 0.75f},
                   {LQ_PAGE_FIXED, LQ_Z, 8},
                   {LQ_PAGE_FIXED, LQ_Z, 3},
                   {LQ_PAGE_FIXED, LQ_E8, 4}};
@@ -204,6 +206,8 @@ static void test_rates(void)
     check_rate(LQ_E8, 3, 1.28);
     check_rate(LQ_D4, 2, 1.38);
     check_rate(LQ_E8_RELAXED, 2, 1.33);
+    check_rate(LQ_TRELLIS_8, 3, 1.2);
+    check_rate(LQ_TRELLIS_64, 2, 1.2);
     check_rate(LQ_Z, 1, 1.48);
     check_rate(LQ_Z, 6, 1.5);
 }
@@ -285,7 +289,7 @@ static void test_arguments(void)
     for (int i = 0; i < 20; i++) {
         memset(&d, 0, sizeof d);
         d.page = i == 0 ? LQ_PAGE_RAW : i == 1 ? 4 : i < 5 ? LQ_PAGE_FIXED : 0;
-        d.quantizer = i == 2 ? LQ_D4 : i == 5 ? 5 : 0;
+        d.quantizer = i == 2 ? LQ_D4 : i == 5 ? 7 : 0;
         d.bits = i == 3 ? 5 : i == 6 ? -1 : i == 7 ? 17 : i == 8 ? (float)NAN : 0;
         d.error = i == 4 ? 0.1f : i == 9 ? 1e-5f : i == 10 ? 2 : i == 11 ? -1 : 0;
         d.step = i == 12 ? -1 : i == 13 ? (float)INFINITY : 0;
@@ -611,7 +615,7 @@ static void fuzz_one(const packed *p, void *dst, size_t dst_bytes)
 
 static void test_fuzz(long tries)
 {
-    enum { COUNT = 200 * 40, KINDS = 8 };
+    enum { COUNT = 200 * 40, KINDS = 10 };
     static float freqs[4] = {1, 0.1f, 0.01f, 0.001f};
     static int64_t list[200];
     static const uint16_t three[3] = {0x3c00, 0x4000, 0xc200}; /* 1, 2, -3 */
@@ -668,8 +672,8 @@ static void test_golden(void)
     enum { ROWS = 203, DIMS = 24, COUNT = ROWS * DIMS };
     static const uint32_t want_error[3] = {0x2af2246cu, 0x1cd6e8bcu, 0x59e05742u}; /* Z, D4, E8 */
     static const uint32_t want[FORMS + 5] = {
-        0x0abbed22u, 0x56786b21u, 0x62a58febu, 0xbb5b7e3fu, 0xb6ec9a90u, 0x0c12387au,
-        0xb9af6074u, 0x5e89cc8du, 0xbc26379eu, 0x9d90f226u, 0xcf446820u, 0x5737debdu};
+        0x0abbed22u, 0x56786b21u, 0x62a58febu, 0xbb5b7e3fu, 0xefa30c73u, 0x7ee604dau, 0xb6ec9a90u,
+        0x0c12387au, 0xb9af6074u, 0x5e89cc8du, 0xbc26379eu, 0x9d90f226u, 0xcf446820u, 0x5737debdu};
     static const float freqs[2] = {1, 0.0625f};
     static const lq_rope rope = {freqs, 4, LQ_ROPE_HALF, 0};
     static float x[COUNT];

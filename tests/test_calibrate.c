@@ -1529,7 +1529,8 @@ static void at_levels(const blob *file, const group *g, const float *x, size_t t
 
 static void test_levels(uint32_t stream, uint32_t width)
 {
-    static const int quantizers[4] = {LQ_Z, LQ_D4, LQ_E8, LQ_E8_RELAXED};
+    static const int quantizers[] = {LQ_Z,          LQ_D4,        LQ_E8,
+                                     LQ_E8_RELAXED, LQ_TRELLIS_8, LQ_TRELLIS_64};
     size_t tokens = width > 200 ? 70 : 150;
     float step = 0.1f;
     lq_klt_desc desc = klt_desc(step);
@@ -1548,7 +1549,7 @@ static void test_levels(uint32_t stream, uint32_t width)
     lq_profile p;
     void *mem;
     load_ok(&p, &mem, &file);
-    at_levels(&file, &g, x, tokens, step, quantizers[width % 4]);
+    at_levels(&file, &g, x, tokens, step, quantizers[width % 6]);
     for (size_t t = 3; t < tokens && stream == LQ_K; t += 7) { /* from zero to nearly 2048 steps */
         double scale = pow(2, (double)(t % 40)) / 1e9;
         for (size_t i = 0; i < width; i++) {

@@ -343,7 +343,7 @@ static void test_codec(void)
     BAD("page", d.page = LQ_PAGE_HOT);
     BAD("page", d.page = 0x7fffffff);
     BAD("quantizer", d.quantizer = -1);
-    BAD("quantizer", d.quantizer = LQ_E8_RELAXED + 1);
+    BAD("quantizer", d.quantizer = LQ_TRELLIS_64 + 1);
     BAD("quantizer", (d.page = LQ_PAGE_FIXED, d.quantizer = LQ_D4));
     BAD("quantizer", (d.page = LQ_PAGE_FIXED, d.quantizer = 77));
     BAD("quantizer", (d.page = LQ_PAGE_FIXED, d.quantizer = LQ_E8, d.geometry.slice_dims = odd));
@@ -402,7 +402,7 @@ static void test_compress(void)
     BAD("page", d.page = -1);
     BAD("page", d.page = 9);
     BAD("quantizer", d.quantizer = -1);
-    BAD("quantizer", d.quantizer = 5);
+    BAD("quantizer", d.quantizer = 7);
     BAD("quantizer", (d.page = LQ_PAGE_FIXED, d.quantizer = LQ_E8_RELAXED));
     BAD("bits", d.bits = -1.0f);
     BAD("bits", d.bits = 16.5f);
@@ -788,7 +788,7 @@ static void test_pack(void)
     REFUSED(LQ_E_RANGE, "group", d.group = 0xffffffffu);
     BAD("page", d.page = 7);
     BAD("page", d.page = -1);
-    BAD("quantizer", d.quantizer = 5);
+    BAD("quantizer", d.quantizer = 7);
     BAD("quantizer", d.quantizer = -3);
     BAD("bits", d.bits = 3);
     BAD("bits", (d.page = LQ_PAGE_FIXED, d.bits = 7));
@@ -1037,7 +1037,7 @@ static void test_kv_pack(void)
         BAD("k_step", d.k_step = steps[i]);
         BAD("v_step", d.v_step = steps[i]);
     }
-    BAD("quantizer", d.quantizer = 5);
+    BAD("quantizer", d.quantizer = 7);
     BAD("quantizer", d.quantizer = -1);
     BAD("basis", d.basis = 4);
     BAD("basis", d.basis = 0xffffffffu);

@@ -206,7 +206,7 @@ static void test_errors(void)
 {
     const float nan = lq_f32_from_f16(0x7e00);
     const float infinity = lq_f32_from_f16(0x7c00);
-    CHECK(lq_lattice_dims(0) == 0 && lq_lattice_dims(5) == 0 && lq_lattice_dims(-1) == 0);
+    CHECK(lq_lattice_dims(0) == 0 && lq_lattice_dims(7) == 0 && lq_lattice_dims(-1) == 0);
     CHECK(lq_lattice_dims(LQ_Z) == 1 && lq_lattice_dims(LQ_D4) == 4 && lq_lattice_dims(LQ_E8) == 8);
     float x[200];
     for (size_t i = 0; i < 200; i++) {

@@ -590,6 +590,8 @@ static void test_kinds(int rounds)
         {LQ_PAGE_CODED, LQ_D4, 0, 0.3f, 0.004, 0.01},
         {0, LQ_E8, 0, 0.3f, 0.004, 0.01},
         {0, LQ_E8_RELAXED, 0, 0.3f, 0.004, 0.01},
+        {0, LQ_TRELLIS_8, 0, 0.3f, 0.004, 0.01},
+        {0, LQ_TRELLIS_64, 0, 0.3f, 0.004, 0.01},
         {LQ_PAGE_FIXED, 0, 8, 0.1f, 0.001, 0.001},
         {LQ_PAGE_FIXED, LQ_E8, 0, 0.5f, 0.02, 0.03},
         {LQ_PAGE_FIXED, 0, 3, 0.9f, 0.06, 0.08},

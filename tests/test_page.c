@@ -732,7 +732,7 @@ static void test_outliers(void)
 {
     static const uint32_t dims[1] = {64};
     setup *s = &s_;
-    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_TRELLIS_64; quantizer++) {
         for (int sign = -1; sign <= 1; sign += 2) {
             setup_group(s, LQ_K, dims, 1);
             setup_vectors(s, 64, LQ_F32, 0);
@@ -901,7 +901,7 @@ static void test_init_errors(void)
     BAD(profile, NULL);
     BAD(page, 4);
     BAD(page, -1);
-    BAD(quantizer, 5);
+    BAD(quantizer, 7);
     BAD(quantizer, -1);
     BAD(bits, 4); /* only fixed pages have bits */
     BAD(type, LQ_F16);
@@ -1210,6 +1210,8 @@ int main(int argc, char **argv)
         test_corrupted(LQ_PAGE_CODED, LQ_D4, stream, quick ? 37 : 3);
         test_corrupted(LQ_PAGE_CODED, LQ_E8, stream, quick ? 37 : 1);
         test_corrupted(LQ_PAGE_CODED, LQ_E8_RELAXED, stream, quick ? 37 : 3);
+        test_corrupted(LQ_PAGE_CODED, LQ_TRELLIS_8, stream, quick ? 37 : 3);
+        test_corrupted(LQ_PAGE_CODED, LQ_TRELLIS_64, stream, quick ? 37 : 3);
         test_corrupted(LQ_PAGE_FIXED, LQ_Z, stream, quick ? 37 : 3);
         test_corrupted(LQ_PAGE_FIXED, LQ_E8, stream, quick ? 37 : 3);
     }

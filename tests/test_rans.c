@@ -73,6 +73,29 @@ static double nearest_d(double *z, const double *x, int dims, int even)
     return error;
 }
 
+/* Eight integers of a path, of which only even ones escape, and the word: the state of the last one
+   above the sets of all eight. The code by its definition: the bits of h0 = 13 or 103 and h1 = 4 or
+   24, octal, say which bits of the next state the lowest one of the state and of the integer turn. */
+static int fill_path(double (*z)[8], const double *x, const uint8_t *classes, uint32_t *state,
+                     int quantizer)
+{
+    uint32_t h0 = quantizer == LQ_TRELLIS_8 ? 013 : 0103;
+    uint32_t h1 = quantizer == LQ_TRELLIS_8 ? 04 : 024;
+    uint32_t word = 0;
+    for (int j = 0; j < 8; j++) {
+        int class_ = classes[j];
+        uint32_t set = *state & 1;
+        const lq__rans_range *own = &whole->range[lq__trellis_table_of(class_, set)];
+        int k = clamp16(floor(x[j] + 0.5));
+        if (k < own->low || k > own->high) k -= k % 2;
+        z[0][j] = k;
+        word |= set << j;
+        if (j == 7) word |= *state << 8;
+        *state = (*state ^ (set ? h0 : 0) ^ (k % 2 ? h1 : 0)) >> 1;
+    }
+    return (int16_t)(uint16_t)word;
+}
+
 /* A matrix of Gaussian rows by class, quantized as the plan says. `outliers`: one value in that
    many is far out. */
 static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t lead, int quantizer,
@@ -80,9 +103,12 @@ static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t le
 {
     size_t dims = lq_lattice_dims(quantizer);
     size_t row = 0;
+    uint32_t state[64] = {0};
+    int path = quantizer == LQ_TRELLIS_8 || quantizer == LQ_TRELLIS_64;
     for (size_t i = 0; i < rows;) {
         size_t block = i < lead || rows - i < dims ? 1 : dims;
-        int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
+        int lattice = block > 1 && lq__block_is_lattice(classes + i, lq__quantizer_of(quantizer));
+        if (!lattice) memset(state, 0, sizeof state);
         for (size_t t = 0; t < 64; t++) {
             double x[8];
             double half[8];
@@ -95,7 +121,9 @@ static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t le
                 half[j] = x[j] - 0.5;
             }
             double z[2][8];
-            if (lattice) {
+            if (lattice && path) {
+                coset = fill_path(z, x, classes + i, &state[t], quantizer);
+            } else if (lattice) {
                 double e = nearest_d(z[0], x, (int)block, 1);
                 if (block == 8) {
                     coset = nearest_d(z[1], half, 8, quantizer == LQ_E8) < e;
@@ -108,7 +136,7 @@ static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t le
             }
             if (block == 8) values[row * 64 + t] = (int16_t)coset;
             for (size_t j = 0; j < block; j++) {
-                values[(row + (block == 8) + j) * 64 + t] = clamp16(z[coset][j]);
+                values[(row + (block == 8) + j) * 64 + t] = clamp16(z[path ? 0 : coset][j]);
             }
         }
         row += block + (block == 8);
@@ -222,6 +250,11 @@ static void round_trip(setup *s, const uint32_t *tokens, size_t pages)
     for (int level = 0; level < 2 * (levels + 1); level++) { /* and once more with packed tables */
         lq_cpu_limit(level % (levels + 1));
         tables = level <= levels ? whole : packed;
+        if (s->plan.path_rows && tables == packed) {
+            CHECK(setup_encode(s, tokens, pages) == LQ_E_ARG);
+            CHECK(setup_decode(s, tokens, pages) == LQ_E_ARG);
+            continue;
+        }
         CHECK(setup_encode(s, tokens, pages) == LQ_OK);
         for (size_t i = 0; i < pages; i++) {
             CHECK(s->size[i] > 0 && s->size[i] <= lq_rans_bound(s->plan.rows, tokens[i]));
@@ -300,7 +333,7 @@ static double dead_of(int class_)
 static void test_packed(void)
 {
     CHECK(lq_tables_small_bytes() < 21000);
-    for (uint32_t i = 0; i < LQ__T_COUNT; i++) {
+    for (uint32_t i = 0; i < LQ__T_SMALL; i++) {
         lq__rans_table own;
         CHECK(lq__table_look(packed, i, &own) == &own && lq__table_buckets(&own) == LQ_OK);
         CHECK(memcmp(&own, &tables->table[i], sizeof own) == 0);
@@ -496,7 +529,7 @@ static void random_classes(setup *s, size_t rows, uint32_t low, uint32_t span)
 static void test_round_trips(int quick)
 {
     setup *s = setup_new();
-    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_TRELLIS_64; quantizer++) {
         for (uint32_t run = 0; run < (quick ? 24u : 160u); run++) {
             size_t rows = 1 + below(run % 4 ? 60 : ROWS);
             size_t lead = run % 3 ? 0 : below((uint32_t)rows < 9 ? (uint32_t)rows + 1 : 9);
@@ -750,7 +783,7 @@ static int hostile_decode(setup *s, const uint8_t *bytes, size_t count, uint32_t
         CHECK(status[level] == page.status && status[level] == status[0]);
         CHECK(status[level] == LQ_OK || status[level] == LQ_E_DATA);
         CHECK(status[level] || !memcmp(s->decoded[0], s->decoded[level], s->plan.rows * 128));
-        if (level == (int)(count % ((size_t)levels + 1))) {
+        if (level == (int)(count % ((size_t)levels + 1)) && !s->plan.path_rows) {
             CHECK(lq_rans_decode(packed, &s->plan, &page, 1, s->workspace, s->workspace_bytes) ==
                   status[0]);
             CHECK(status[0] || !memcmp(s->decoded[0], s->decoded[level], s->plan.rows * 128));
@@ -765,7 +798,7 @@ static void test_hostile(int quick)
 {
     setup *s = setup_new();
     size_t accepted = 0;
-    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_TRELLIS_64; quantizer++) {
         uint32_t tokens = quantizer == LQ_D4 ? 19 : 64;
         random_classes(s, 24, 16, 44);
         setup_plan(s, 24, 0, quantizer);

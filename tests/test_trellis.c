@@ -150,7 +150,7 @@ static void test_branches(void)
 static void page_of(double spread, size_t rows)
 {
     for (size_t i = 0; i < rows; i++) {
-        classes[i] = (uint8_t)(source_below(8) ? 1 + source_below(60) : 0);
+        classes[i] = (uint8_t)(source_below(8) ? 1 + source_below(LQ__CLASS_WIDE) : 0);
         row_data[i].mean = (int32_t)source_below(20000) - 10000;
         for (size_t t = 0; t < 64; t++) {
             double sigma = exp2((classes[i] - 33) / 8.0) * spread;

@@ -417,8 +417,10 @@ static void test_arguments(void)
     desc.k.bits = 9;
     CHECK(lq_kv_bytes(&desc) == 0);
     desc.k.bits = 0;
-    desc.k.quantizer = 5;
-    CHECK(lq_kv_bytes(&desc) == 0);
+    for (int quantizer = LQ_TRELLIS_8; quantizer <= 7; quantizer++) {
+        desc.k.quantizer = quantizer;
+        CHECK(lq_kv_bytes(&desc) == 0);
+    }
     desc.k.quantizer = LQ_D4;
     desc.v.step = 100.0f;
     CHECK(lq_kv_bytes(&desc) == 0);

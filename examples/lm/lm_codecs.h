@@ -479,11 +479,11 @@ static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
 }
 
 /* ---- specs ---- */
-/* One word of a spec: z, d4, e8, e8r; 2, 3, 4, 8; k=STEP; v=STEP; refit=1. */
+/* One word of a spec: z, d4, e8, e8r, t8, t64; 2, 3, 4, 8; k=STEP; v=STEP; refit=1. */
 static int lm__library_word(lm__library *l, const char *word, size_t count)
 {
-    static const char *const names[4] = {"z", "d4", "e8", "e8r"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const names[6] = {"z", "d4", "e8", "e8r", "t8", "t64"};
+    for (int i = 0; i < 6; i++) {
         if (strlen(names[i]) == count && memcmp(names[i], word, count) == 0) {
             l->quantizer = LQ_Z + i;
             return 1;
@@ -535,7 +535,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
     while (*at && *at != '@') {
         size_t count = strcspn(++at, ":,@");
         if (!lm__library_word(l, at, count)) {
-            return "words are z, d4, e8, e8r, k=STEP, v=STEP, for fixed 2, 3, 4 or 8, "
+            return "words are z, d4, e8, e8r, t8, t64, k=STEP, v=STEP, for fixed 2, 3, 4 or 8, "
                    "and before @FILE refit=1, own=1, past=EXPONENT, safe=EXPONENT, ahead=TOKENS";
         }
         at += count;

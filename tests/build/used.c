@@ -10,7 +10,7 @@
 #endif
 
 #if USED == 2
-static unsigned char memory[400000];
+static unsigned char memory[500000];
 static unsigned char workspace[60000];
 static unsigned char bytes[100];
 static unsigned char plan_memory[1000];

@@ -739,6 +739,41 @@ static void test_arguments(void)
 }
 
 /* Room for every length but the right one is LQ_E_SPACE. */
+/* The encoder makes a path's words itself, whatever stands there; an integer that escapes is even. */
+static void test_paths(void)
+{
+    setup *s = setup_new();
+    uint32_t tokens = 50;
+    for (int quantizer = LQ_TRELLIS_8; quantizer <= LQ_TRELLIS_64; quantizer++) {
+        static int16_t want[MATRIX * 64];
+        random_classes(s, 40, 20, 20);
+        setup_plan(s, 40, 0, quantizer);
+        CHECK(s->plan.path_rows == 40);
+        fill(s->values[0], s->classes, 40, 0, quantizer, 0);
+        memcpy(want, s->values[0], sizeof want);
+        for (int level = 0; level <= levels; level++) {
+            lq_cpu_limit(level);
+            for (size_t i = 0; i < 45; i += 9) {
+                memset(s->values[0] + i * 64, 0x5a + level, 128);
+            }
+            CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
+            for (size_t i = 0; i < 45 * 64; i++) {
+                if (i % 64 < tokens && !CHECK(s->values[0][i] == want[i])) break;
+            }
+            CHECK(setup_decode(s, &tokens, 1) == LQ_OK && setup_equal(s, 0, tokens));
+            for (int k = -401; k <= 401; k++) {
+                if (k >= -30 && k <= 30) continue;
+                s->values[0][14 * 64 + 49] = (int16_t)k; /* of the last token in use, */
+                s->values[0][14 * 64 + 50] = 33;         /* and behind it */
+                CHECK(setup_encode(s, &tokens, 1) == (k % 2 ? LQ_E_ARG : LQ_OK));
+            }
+            memcpy(s->values[0], want, sizeof want);
+        }
+    }
+    lq_cpu_limit(-1);
+    setup_free(s);
+}
+
 static void test_space(void)
 {
     setup *s = setup_new();
@@ -1303,6 +1338,7 @@ int main(int argc, char **argv)
     }
 #endif
     test_arguments();
+    test_paths();
     test_space();
     test_extremes();
     test_round_trips(quick);

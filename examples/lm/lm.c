@@ -51,6 +51,7 @@ typedef struct lm_options {
     const char *layers;
     const char *save;
     const char *profile;
+    const char *quantizer;
     double past;
     double safe;
     const char *resume;
@@ -97,6 +98,7 @@ static const char lm_usage[] =
     "    --save FILE         keep the session, with a live cache\n"
     "    --resume FILE       go on with one, or with the PROMPT behind it; options as they were\n"
     "    --profile FILE.lqp  save it packed, with the profiles of calibrate --joint; also to resume\n"
+    "    --quantizer Q       of packing: z (default), d4, e8, e8r, t8, t64 (slower, smaller)\n"
     "    --step S            of packing (default 0.8), --step-v of profiles of values (0.8)\n"
     "    --past E            finer steps for what was attended to: exponent, as 0.25\n"
     "    --safe E            for what can expect it (default 0.15, with --past 0)\n"
@@ -172,6 +174,7 @@ static const lm_option lm_option_list[] = {
     {"--save", LM_OPTION_WORD, offsetof(lm_options, save), 0, 0},
     {"--resume", LM_OPTION_WORD, offsetof(lm_options, resume), 0, 0},
     {"--profile", LM_OPTION_WORD, offsetof(lm_options, profile), 0, 0},
+    {"--quantizer", LM_OPTION_WORD, offsetof(lm_options, quantizer), 0, 0},
     {"--past", LM_OPTION_REAL, offsetof(lm_options, past), 0, 1},
     {"--safe", LM_OPTION_REAL, offsetof(lm_options, safe), 0, 1},
     {"--threads", LM_OPTION_SIZE, offsetof(lm_options, threads), 1, 256},
@@ -750,12 +753,15 @@ static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *
     if (o->profile == NULL) {
         if (o->past > 0.0) lm_fail("--past wants --profile");
         if (o->safe > 0.0) lm_fail("--safe wants --profile");
+        if (o->quantizer) lm_fail("--quantizer wants --profile");
         return;
     }
     if (o->save == NULL && o->resume == NULL) {
         lm_fail("--profile wants --save or --resume");
     }
     p->profiles = lm_profiles_open(o->profile, &m->g, 1);
+    p->quantizer = o->quantizer ? lm_quantizer(o->quantizer, strlen(o->quantizer)) : LQ_Z;
+    if (!p->quantizer) lm_fail("--quantizer: z, d4, e8, e8r, t8 or t64, not '%s'", o->quantizer);
     p->step = o->step;
     p->step_v = o->step_v > 0.0 ? o->step_v : 0.8;
     p->past = o->past;

@@ -482,12 +482,10 @@ static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
 /* One word of a spec: z, d4, e8, e8r, t8, t64; 2, 3, 4, 8; k=STEP; v=STEP; refit=1. */
 static int lm__library_word(lm__library *l, const char *word, size_t count)
 {
-    static const char *const names[6] = {"z", "d4", "e8", "e8r", "t8", "t64"};
-    for (int i = 0; i < 6; i++) {
-        if (strlen(names[i]) == count && memcmp(names[i], word, count) == 0) {
-            l->quantizer = LQ_Z + i;
-            return 1;
-        }
+    int quantizer = lm_quantizer(word, count);
+    if (quantizer) {
+        l->quantizer = quantizer;
+        return 1;
     }
     if (count == 1 && strchr("2348", word[0])) {
         l->bits = word[0] - '0';

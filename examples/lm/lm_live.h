@@ -73,17 +73,14 @@ static const lq_kv_policy *lm__live_word(const char *word, size_t count)
 /* Coded pages: QUANTIZER:k=STEP,v=STEP, perhaps @FILE. */
 static const char *lm__live_coded(const char *words, lq_kv_policy policies[2])
 {
-    static const char *const names[4] = {"z", "d4", "e8", "e8r"};
     size_t count = strcspn(words, ":");
+    int quantizer = lm_quantizer(words, count);
     float k, v;
     int used = 0;
     memset(policies, 0, 2 * sizeof *policies);
-    for (int i = 0; i < 4; i++) {
-        if (strlen(names[i]) == count && memcmp(names[i], words, count) == 0) {
-            policies[0].quantizer = LQ_Z + i;
-        }
-    }
-    if (policies[0].quantizer == 0 || sscanf(words + count, ":k=%f,v=%f%n", &k, &v, &used) != 2 ||
+    policies[0].quantizer = quantizer;
+    if (quantizer == 0 || quantizer > LQ_E8_RELAXED ||
+        sscanf(words + count, ":k=%f,v=%f%n", &k, &v, &used) != 2 ||
         (words[count + (size_t)used] != 0 && words[count + (size_t)used] != '@')) {
         return "coded pages are z, d4, e8 or e8r, then :k=STEP,v=STEP, then nothing or @FILE";
     }

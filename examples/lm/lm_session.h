@@ -23,6 +23,7 @@ typedef struct lm_packing {
     double past;
     double safe;
     int asked;
+    int quantizer;
 } lm_packing;
 
 enum { LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
@@ -212,6 +213,7 @@ static void lm__session_groups(lq_kv_pack_desc *pack, const lm_packing *packing,
     }
     pack->groups = groups;
     pack->group_count = p->group_count;
+    pack->quantizer = packing->quantizer;
     pack->exponent = (float)((live->mass != NULL ? packing->past : 0.0) + packing->safe);
 }
 

@@ -180,7 +180,7 @@
      K -- undo RoPE --.                                              .- fixed width -> fixed page
                       +-- basis - mean, / step -- quantizer (Z D4 E8)+
      V - mean, / gain-'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
-                                                  (coded pages: or a trellis)
+     coded pages: or a trellis, which chooses all integers of a token together
      and back: integers -> centroid, + mean of K -> inverse basis -> x step, x gain, + mean of V,
      RoPE -> f16 or f32
    Everything up to the integers, and back to the inverse basis, is integer arithmetic.
@@ -1308,6 +1308,7 @@ LQ_API LQ_MUST int lq_llvq_decode(const lq_llvq *llvq, float *dst, const uint8_t
    input. */
 LQ_API LQ_MUST int lq_e8_ball_point(int16_t *points, const uint16_t *codes, size_t count);
 LQ_API LQ_MUST int lq_e8_ball_code(uint16_t *codes, const int16_t *points, size_t count);
+
 /* ---- entropy coder: integers with Gaussian statistics, one 32-lane rANS stream a page ---- */
 /* Class of a row: sigma / step = 2^((class - LQ_CLASS_ONE) / 8), from 2^-4 (class 1) to 2^11.
    Class 0 is a dead row: not in the stream, zero when decoded. */
@@ -1470,6 +1471,7 @@ LQ_API LQ_MUST int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *p
 LQ_API LQ_MUST int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan,
                                   lq_rans_page *pages, size_t page_count, void *workspace,
                                   size_t workspace_bytes);
+
 /* ---- profiles ---- */
 /* What a slice is, where slices of a group differ in that.
      stream  LQ_K or LQ_V

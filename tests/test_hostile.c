@@ -7,8 +7,8 @@
 #include "check.h"
 #include "source.h"
 
-enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 14, KINDS = 14, JOINT = 12 };
-enum { NAMED = 9 }; /* the archive with an external profile */
+enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 16, KINDS = 14, JOINT = KINDS };
+enum { NAMED = 11 }; /* the archive with an external profile */
 enum { TRAILER = 4, FILE_MAX = 1 << 16, OUT_TOKENS = 16 };
 
 static const lq_tables *tables;
@@ -71,7 +71,7 @@ static const kind kinds[KINDS] = {
     {0, LQ_E8, 0, 0, 1, 0},
     {0, LQ_E8_RELAXED, 0, 2, 0, 0},
     {0, LQ_TRELLIS_8, 0, 2, 0, 0},
-    {0, LQ_TRELLIS_64, 0, 0, 1, 1},
+    {0, LQ_TRELLIS_64, 0, 0, 0, 1},
     {LQ_PAGE_FIXED, LQ_Z, 3, 0, 0, 0},
     {LQ_PAGE_FIXED, LQ_E8, 4, 2, 0, 0},
     {LQ_PAGE_FIXED, LQ_Z, 8, 0, 1, 0},

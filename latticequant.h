@@ -1405,7 +1405,8 @@ LQ_API LQ_MUST int lq_qjl_check(const lq_qjl_desc *desc, const char **message);
 /* The projections. */
 typedef struct lq_qjl lq_qjl;
 
-/* Bytes of memory for lq_qjl_init: LQ_QJL_GAUSSIAN takes 2 rounds signs dims. 0: not valid. */
+/* Bytes of memory for lq_qjl_init: 2 rounds signs dims and a little, LQ_QJL_HADAMARD 2 rounds dims.
+   0: not valid. */
 LQ_API size_t lq_qjl_bytes(const lq_qjl_desc *desc);
 
 /* Makes them in the caller's memory, of any alignment; *qjl points into it. Read-only afterwards.
@@ -9658,7 +9659,8 @@ LQ_API int lq_polar_learn(lq_polar_book *book, const float *src, size_t rows, si
 }
 
 /* ---- QJL: projections ---- */
-/* Behind it: the rows of LQ_QJL_GAUSSIAN, (rounds, signs, dims) int16, in 2^-12.
+/* Behind it: the rows of LQ_QJL_GAUSSIAN, (rounds, signs, dims) int16, in 2^-12; the signs of
+   LQ_QJL_HADAMARD, (rounds, dims), 1 or -1.
      norms  of a round, c times the sum of |S_j|, q32, see above */
 struct lq_qjl {
     lq_qjl_desc desc; /* nothing left to default */
@@ -9696,22 +9698,22 @@ LQ__INLINE size_t lq__qjl_head(void)
     return lq__align64(sizeof(lq_qjl));
 }
 
-LQ__INLINE size_t lq__qjl_numbers(const lq_qjl_desc *d)
+LQ__INLINE size_t lq__qjl_numbers(const lq_qjl_desc *d) /* of a round */
 {
-    return d->projection == LQ_QJL_GAUSSIAN ? (size_t)d->rounds * d->signs * d->dims : 0;
+    return d->projection == LQ_QJL_GAUSSIAN ? (size_t)d->signs * d->dims : d->dims;
 }
 
 LQ_API size_t lq_qjl_bytes(const lq_qjl_desc *desc)
 {
     lq_qjl_desc d;
     if (!desc || lq__qjl_resolve(&d, desc)) return 0;
-    return lq__qjl_head() + lq__qjl_numbers(&d) * sizeof(int16_t) + 63;
+    return lq__qjl_head() + d.rounds * lq__qjl_numbers(&d) * sizeof(int16_t) + 63;
 }
 
 LQ__INLINE const int16_t *lq__qjl_rows(const lq_qjl *q, uint32_t round)
 {
     const uint8_t *at = (const uint8_t *)q + lq__qjl_head();
-    return (const int16_t *)(const void *)at + (size_t)round * q->desc.signs * q->desc.dims;
+    return (const int16_t *)(const void *)at + round * lq__qjl_numbers(&q->desc);
 }
 
 /* Number i of a round's 64 random bits: SplitMix64 (Steele, Lea and Flood 2014) from a state of
@@ -9722,12 +9724,6 @@ LQ__INLINE uint64_t lq__qjl_random(uint32_t seed, uint32_t round, uint32_t i)
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return z ^ z >> 31;
-}
-
-/* Whether LQ_QJL_HADAMARD turns the sign of dim i. */
-LQ__INLINE int lq__qjl_turns(const lq_qjl *q, uint32_t round, size_t i)
-{
-    return (int)(lq__qjl_random(q->desc.seed, round, (uint32_t)i) >> 63);
 }
 
 /* `count` Gaussian numbers, q12, two from each 64 bits (Box and Muller 1958): radius
@@ -9768,11 +9764,14 @@ LQ_API int lq_qjl_init(const lq_qjl **qjl, void *mem, size_t mem_bytes, const lq
     const uint64_t cosine = lq__qjl_mean_cosine(d.dims);
     for (uint32_t round = 0; round < d.rounds; round++) {
         uint64_t sum = 0; /* of norms, q8 */
+        int16_t *row = (int16_t *)(void *)((uint8_t *)q + lq__qjl_head());
+        row += round * lq__qjl_numbers(&d);
         if (d.projection == LQ_QJL_HADAMARD) {
             sum = d.signs * (uint64_t)lq__sqrt_u64((uint64_t)q->block << 16);
+            for (uint32_t i = 0; i < d.dims; i++) {
+                row[i] = lq__qjl_random(d.seed, round, i) >> 63 ? -1 : 1;
+            }
         } else {
-            int16_t *row = (int16_t *)(void *)((uint8_t *)q + lq__qjl_head());
-            row += (size_t)round * d.signs * d.dims;
             lq__qjl_gaussian(row, (size_t)d.signs * d.dims, d.seed, round);
             for (uint32_t j = 0; j < d.signs; j++, row += d.dims) {
                 uint64_t squares = 0;
@@ -9829,10 +9828,11 @@ LQ__STATIC void lq__qjl_sketch(uint8_t *signs, const lq_qjl *q, uint32_t round, 
                                int32_t *u)
 {
     const size_t dims = q->desc.dims;
+    const int16_t *row = lq__qjl_rows(q, round);
     memset(signs, 0, q->round_bytes - 2);
     if (q->desc.projection == LQ_QJL_HADAMARD) {
         for (size_t i = 0; i < dims; i++) {
-            u[i] = lq__qjl_turns(q, round, i) ? -x[i] : x[i];
+            u[i] = x[i] * row[i];
         }
         lq__polar_butterfly(u, dims, q->block);
         for (size_t j = 0; j < dims; j++) {
@@ -9840,7 +9840,6 @@ LQ__STATIC void lq__qjl_sketch(uint8_t *signs, const lq_qjl *q, uint32_t round, 
         }
         return;
     }
-    const int16_t *row = lq__qjl_rows(q, round);
     for (size_t j = 0; j < q->desc.signs; j++, row += dims) {
         int64_t z = 0;
         for (size_t i = 0; i < dims; i++) {
@@ -9854,17 +9853,17 @@ LQ__STATIC void lq__qjl_sketch(uint8_t *signs, const lq_qjl *q, uint32_t round, 
 LQ__STATIC void lq__qjl_lift(int32_t *u, const lq_qjl *q, uint32_t round, const uint8_t *signs)
 {
     const size_t dims = q->desc.dims;
+    const int16_t *row = lq__qjl_rows(q, round);
     if (q->desc.projection == LQ_QJL_HADAMARD) {
         for (size_t j = 0; j < dims; j++) {
             u[j] = signs[j / 8] >> j % 8 & 1 ? 1 : -1;
         }
         lq__polar_butterfly(u, dims, q->block);
         for (size_t i = 0; i < dims; i++) {
-            u[i] = lq__qjl_turns(q, round, i) ? -u[i] : u[i];
+            u[i] *= row[i];
         }
         return;
     }
-    const int16_t *row = lq__qjl_rows(q, round);
     memset(u, 0, dims * sizeof *u);
     for (size_t j = 0; j < q->desc.signs; j++, row += dims) {
         int32_t sign = signs[j / 8] >> j % 8 & 1 ? 1 : -1;
@@ -10002,16 +10001,16 @@ LQ_API int lq_qjl_decode(const lq_qjl *qjl, float *dst, const uint8_t *src, size
 LQ__STATIC void lq__qjl_project(float *cosine, const lq_qjl *q, uint32_t round, const float *query)
 {
     const size_t dims = q->desc.dims;
+    const int16_t *row = lq__qjl_rows(q, round);
     if (q->desc.projection == LQ_QJL_HADAMARD) {
         for (size_t i = 0; i < dims; i++) {
-            cosine[i] = lq__qjl_turns(q, round, i) ? -query[i] : query[i];
+            cosine[i] = query[i] * (float)row[i];
         }
         for (size_t i = 0; i < dims; i += q->block) {
             lq__butterfly_c(cosine + i, q->block);
         }
         return;
     }
-    const int16_t *row = lq__qjl_rows(q, round);
     for (size_t j = 0; j < q->desc.signs; j++, row += dims) {
         float sum = 0;
         for (size_t i = 0; i < dims; i++) {

@@ -1458,8 +1458,9 @@ typedef struct lq_codebook {
    Source: Max 1960, "Quantizing for minimum distortion", table I; Lloyd 1982. */
 LQ_API LQ_MUST int lq_codebook_gauss(lq_codebook *book, uint32_t bits);
 
-/* Good levels for samples: k-means on the line, from quantiles on, until nothing changes (1000
-   rounds at most). Numbers are a level times *scale 2^-16, *scale being a power of two.
+/* Good levels for samples: k-means on the line from two starts, quantiles and Panter and Dite's
+   points, until nothing changes (1000 rounds at most); the better is taken. Numbers are a level
+   times *scale 2^-16, *scale being a power of two.
      src        (count) count above 0
      workspace  lq_codebook_learn_workspace_bytes(count), any alignment; 0: above SIZE_MAX
    LQ_E_ARG; LQ_E_SPACE; LQ_E_DATA: not finite; LQ_E_RANGE: above 2^98. The same book on every
@@ -10244,6 +10245,79 @@ LQ__STATIC int lq__codebook_round(lq_codebook *book, const int32_t *x, const int
     return changed;
 }
 
+/* Starts: the middle of each of as many parts of equal count, which suits few values; then, for
+   many levels of a density f, points as dense as the cube root of f (Panter and Dite 1951). */
+LQ__STATIC void lq__codebook_by_count(lq_codebook *book, const int32_t *x, size_t count)
+{
+    for (size_t k = 0; k < (size_t)1 << book->bits; k++) {
+        size_t part = (2 * k + 1) * (count >> (book->bits + 1));
+        part += ((2 * k + 1) * (count & (((size_t)2 << book->bits) - 1))) >> (book->bits + 1);
+        book->level[k] = x[part];
+    }
+}
+
+/* Of x, which is at most 2^48, times 2^12 the cube root. */
+LQ__STATIC uint64_t lq__codebook_cube_root(uint64_t x)
+{
+    uint64_t root = 0;
+    x <<= 12;
+    for (uint64_t bit = (uint64_t)1 << 20; bit; bit >>= 1) {
+        uint64_t next = root | bit;
+        if (next * next * next <= x) root = next;
+    }
+    return root;
+}
+
+/* A part of equal count and width w has a density of 1 / w, and takes levels as w^(2 / 3). */
+LQ__STATIC void lq__codebook_by_density(lq_codebook *book, const int32_t *x, size_t count)
+{
+    const size_t levels = (size_t)1 << book->bits;
+    const size_t parts = LQ__MAX(LQ__MIN(8 * levels, count / 16), 1);
+    uint64_t all = 0, before = 0;
+    size_t k = 0;
+    for (int pass = 0; pass < 2; pass++) { /* how much it is in all; then the levels */
+        for (size_t i = 0; i < parts; i++) {
+            const int32_t low = x[(size_t)((uint64_t)i * (count - 1) / parts)];
+            const int32_t width = x[(size_t)((uint64_t)(i + 1) * (count - 1) / parts)] - low;
+            uint64_t share = lq__codebook_cube_root((uint64_t)((int64_t)width * width));
+            if (pass == 0) all += share;
+            while (pass && k < levels && (2 * k + 1) * all < 2 * levels * (before + share)) {
+                uint64_t at = (2 * k + 1) * all / (2 * levels) - before;
+                book->level[k++] = low + (int32_t)((uint64_t)width * at / LQ__MAX(share, 1));
+            }
+            before += pass ? share : 0;
+        }
+    }
+    while (k < levels) {
+        book->level[k++] = x[count - 1];
+    }
+}
+
+/* Rounds from a start on. Returns how much of the squares the levels hold: the more, the less error
+   is left. */
+LQ__STATIC uint64_t lq__codebook_settle(lq_codebook *book, const int32_t *x, const int64_t *sums,
+                                        size_t count)
+{
+    const size_t levels = (size_t)1 << book->bits;
+    uint64_t held = 0;
+    size_t from = 0;
+    for (int i = 0; i < LQ__CODEBOOK_ROUNDS; i++) {
+        if (!lq__codebook_round(book, x, sums, count)) break;
+    }
+    for (size_t k = 0; k < levels; k++) {
+        size_t to = count;
+        if (k + 1 < levels) {
+            to = lq__codebook_below(x, count, (int64_t)book->level[k] + book->level[k + 1]);
+        }
+        if (to > from) { /* n times the square of the mean, in 2^20 */
+            int64_t mean = lq__div_round((sums[to] - sums[from]) * 16, (int64_t)(to - from));
+            held += (uint64_t)(mean * mean >> 28) * (uint64_t)(to - from);
+        }
+        from = to;
+    }
+    return held;
+}
+
 LQ_API size_t lq_codebook_learn_workspace_bytes(size_t count)
 {
     lq__arena a = lq__arena_dry();
@@ -10274,16 +10348,15 @@ LQ_API int lq_codebook_learn(lq_codebook *book, float *scale, uint32_t bits, con
         x[i] *= 16; /* so that levels are finer than samples: at most 2^23 */
         sums[i + 1] = sums[i] + x[i];
     }
+    lq_codebook other;
     memset(book, 0, sizeof *book);
+    memset(&other, 0, sizeof other);
     book->bits = bits;
-    for (size_t k = 0; k < (size_t)1 << bits; k++) { /* the middle of each of as many parts */
-        size_t part = (2 * k + 1) * (count >> (bits + 1));
-        part += ((2 * k + 1) * (count & (((size_t)2 << bits) - 1))) >> (bits + 1);
-        book->level[k] = x[part];
-    }
-    for (int i = 0; i < LQ__CODEBOOK_ROUNDS; i++) {
-        if (!lq__codebook_round(book, x, sums, count)) break;
-    }
+    other.bits = bits;
+    lq__codebook_by_count(book, x, count);
+    lq__codebook_by_density(&other, x, count);
+    const uint64_t held = lq__codebook_settle(book, x, sums, count);
+    if (lq__codebook_settle(&other, x, sums, count) > held) *book = other;
     *scale = lq__pow2_f32(exponent + 12);
     return LQ_OK;
 }

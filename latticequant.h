@@ -47,6 +47,8 @@
      >>leech             the Golay code and the Leech lattice: exact decoders
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
      >>llvq              vectors of the Leech lattice by number; blocks of 24 in 48 bits
+     >>polar             pairs as radius and angle; signs of random projections (QJL)
+     >>codebook          the best levels for single numbers; TurboQuant
      >>tables            the entropy coder's tables: Gaussian classes, counts, their file
      >>trellis           the entropy-coded trellis: sets, tables, Viterbi with rates
      >>rans              its plan, and a page's steps: the C code, which is the specification
@@ -146,6 +148,10 @@
      Gaussian: lq_rans_counts_init makes a table of their histogram. bench/rans_peers.c
    A lattice alone
      lq_lattice_nearest and lq_lattice_point, or lq_fixed_encode and lq_fixed_decode. bench/rd.c
+   What others publish, to compare with
+     Pairs as radius and angle lq_polar_*, signs of random projections lq_qjl_*, the best levels for
+     numbers lq_codebook_*, TurboQuant lq_turbo_*. None comes to Z entropy coded: at the same bits,
+     scales counted, squared errors are 1.4 to 18 times its. bench/polar.c
    Something is refused
      lq_kv_check and the other lq_*_check name the field of a descriptor that is wrong, and why.
 
@@ -717,6 +723,31 @@
    point times, for LQ_LLVQ_BALL, the unit of the last shell; else a gain over sqrt(16 shell).
    The E8 ball's classes are in order of the norm, at 12 in that of lq__e8_classes; inside, from the
    lowest digit on: signs of what is not 0, as above, of odd ones without the last; the rank.
+
+   Polar codes, sketches, codebooks, TurboQuant: rows as their encoders write them. Codes begin with
+   the lowest bit of a byte. Scales are those of lq_quantize: m 2^e with m = 256 .. 511, or 0.
+   .- row of lq_polar_encode, of each group ---.- row of lq_qjl_encode, of each round -----------.
+   | scale u16                                 | scale u16                                       |
+   | of each pair the number of its circle,    | of each projection a bit, 1: not negative; to a |
+   | and above it that of its ray; to a byte   | byte                                            |
+   |- row of lq_turbo_encode -------------------- array of lq_codebook_encode -------------------|
+   | scale u16; none where the codebook has no | number of the level, `bits` each; to a byte     |
+   | bits; levels as in an array; row of QJL   |                                                 |
+   '---------------------------------------------------------------------------------------------'
+   Polar: of circle R and ray (c, s) p = (R c + 2^13) >> 14, and of s. With E the largest e of the
+   span (the larger of group and Hadamard block), n = E - e + 5: y = (p m + 2^(n - 1)) >> n, 0 where
+   n > 30 or m is 0; then butterflies of each block and signs as in "Coefficients to vectors"
+   without a factor, and x = y 2^(E - 9).
+   QJL: u = S' s, s = -1 or 1. With E the largest e of the rounds sum_i gains u_i m 2^(e - E + 12),
+   rounded up from a half (0 below e - E = -52), and x = sum 2^(E - 12). random(i) of a round is z
+   with z = (2^32 seed + 2^30 round + i + 1) 0x9e3779b97f4a7c15, z = (z ^ z >> 30)
+   0xbf58476d1ce4e5b9, z = (z ^ z >> 27) 0x94d049bb133111eb, z ^ z >> 31, modulo 2^64.
+     Hadamard  S x: x_i is negative where the top bit of random(i) is set, then butterflies
+     Gaussian  S_jk is number i = j dims + k; numbers i and i + 1, i even, are (r cos + 2^40) >> 41
+               and of sin, r = sqrt((2097152 - log2q16(h + 1)) 1488522236) rounded down, h the upper
+               32 bits of random(i), the lower ones the phase ("RoPE in integers")
+   TurboQuant: y = the level (lq_codebook_gauss), then butterflies and signs as above, and x = y m
+   2^(e - 16), a float; plus that of the sketch.
 
    LIVE CACHE, as lq_kv_save writes it, version 6
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
@@ -1308,6 +1339,220 @@ LQ_API LQ_MUST int lq_llvq_decode(const lq_llvq *llvq, float *dst, const uint8_t
    input. */
 LQ_API LQ_MUST int lq_e8_ball_point(int16_t *points, const uint16_t *codes, size_t count);
 LQ_API LQ_MUST int lq_e8_ball_code(uint16_t *codes, const int16_t *points, size_t count);
+
+/* ---- polar: pairs of numbers as a radius and an angle ---- */
+/* Radii of a grid: (i / (n - 1))^2 of the largest radius of the group, as WarpQuant has them; or
+   the best for pairs of Gaussian numbers. */
+enum { LQ_POLAR_SQUARE = 1, LQ_POLAR_GAUSS = 2 };
+
+/* What radii are told in: the largest one of the group, and then a radius takes the level nearest
+   to it; or the root of their mean square, and then a pair takes the nearest point of the grid. */
+enum { LQ_POLAR_MOST = 1, LQ_POLAR_RMS = 2 };
+
+/* A grid of 2^radius_bits circles and 2^angle_bits rays, and the numbers that share a scale: plain
+   data, to be kept with the codes.
+     radius_bits, angle_bits  1 .. 4 each: a number takes half of their sum
+     group   numbers of a row that share a scale (16 bits): even, at most 512, a divisor of dims and
+             either a divisor of the Hadamard block (lq_rotate_f32) or a multiple. Default 0: 64, or
+             the block where that is smaller
+     unit    LQ_POLAR_MOST or LQ_POLAR_RMS
+     radius  (2^radius_bits) rising, 2^-14 units
+     angle   (2^angle_bits) cosine and sine, times 2^14 */
+typedef struct lq_polar_book {
+    uint32_t radius_bits;
+    uint32_t angle_bits;
+    uint32_t group;
+    uint32_t unit;
+    uint16_t radius[16];
+    int16_t angle[16][2];
+} lq_polar_book;
+
+/* A grid of LQ_POLAR_SQUARE or LQ_POLAR_GAUSS, angles evenly spaced from 0 on. LQ_E_ARG. */
+LQ_API LQ_MUST int lq_polar_init(lq_polar_book *book, uint32_t radius_bits, uint32_t angle_bits,
+                                 uint32_t group, int grid);
+
+/* The best grid for rows of samples: k-means in the plane (circles and rays in turn), from
+   LQ_POLAR_GAUSS on, 50 rounds at most. On Gaussian numbers there is nothing to gain, on the keys
+   of bench/polar.c 0.6 % of the squared error with 3 and 3 bits, 10 % with 2 and 2.
+     book       radius_bits, angle_bits and group are given; the others are made
+     src        (rows, dims)
+     workspace  lq_polar_learn_workspace_bytes(rows, dims), any alignment; 0: above SIZE_MAX
+   LQ_E_ARG: NULL, or as lq_polar_check; LQ_E_SPACE; LQ_E_DATA: not finite, or nothing but zeros;
+   LQ_E_RANGE: above 2^98. The same book on every machine. Source: Lloyd 1982, "Least squares
+   quantization in PCM". */
+LQ_API size_t lq_polar_learn_workspace_bytes(size_t rows, size_t dims);
+LQ_API LQ_MUST int lq_polar_learn(lq_polar_book *book, const float *src, size_t rows, size_t dims,
+                                  void *workspace, size_t workspace_bytes);
+
+/* Whether a book is valid for rows of dims (1 .. 65536) numbers. */
+LQ_API LQ_MUST int lq_polar_check(const lq_polar_book *book, size_t dims, const char **message);
+
+/* Bytes of a row: of each group 2 and its codes to a whole byte. 0: not valid. */
+LQ_API size_t lq_polar_row_bytes(const lq_polar_book *book, size_t dims);
+
+/* Rows to codes: rotated as by lq_rotate_f32, but in integers; pairs of neighbours to the grid; of
+   each group the factor that leaves the least error. Row r is at dst + r * lq_polar_row_bytes.
+   Gaussian numbers, groups of 64, bits with scales counted: the squared error is 3.5 times that of
+   Z entropy coded at the same bits (E8: 4.1) for 4 and 4 bits of LQ_POLAR_GAUSS, 3.4 (4.0) for 3
+   and 3, 2.0 (2.3) for 2 and 4; for those of LQ_POLAR_SQUARE 3.8, 3.8, 4.3 (bench/polar.c).
+     dst  rows * lq_polar_row_bytes
+     src  (rows, dims)
+   LQ_E_ARG: NULL, or as lq_polar_check; LQ_E_SPACE; LQ_E_DATA: not finite; LQ_E_RANGE: above 2^98
+   (blocks below 2^-80 become zeros). The same bytes on every machine. Source: WarpQuant 0.7.0;
+   PolarQuant (Han et al. 2025), arXiv 2502.02617. */
+LQ_API LQ_MUST int lq_polar_encode(const lq_polar_book *book, uint8_t *dst, size_t dst_bytes,
+                                   const float *src, size_t rows, size_t dims);
+
+/* Rows back: dst (rows, dims). LQ_E_ARG, LQ_E_SPACE; LQ_E_DATA: a scale that lq_polar_encode does
+   not write. Safe for untrusted input, books included; the same numbers on every machine. */
+LQ_API LQ_MUST int lq_polar_decode(const lq_polar_book *book, float *dst, const uint8_t *src,
+                                   size_t src_bytes, size_t rows, size_t dims);
+
+/* Products of a query (dims) with rows of codes as they are: logits (rows). The query is rotated
+   once, and a table holds the products of its pairs with all rays: a pair of a row takes one
+   look-up and one multiplication. As decoding and summing, up to rounding.
+     workspace  lq_polar_logits_workspace_bytes, any alignment; 0: not valid
+   Errors as lq_polar_decode; LQ_E_DATA also: a query that is not finite. */
+LQ_API size_t lq_polar_logits_workspace_bytes(const lq_polar_book *book, size_t dims);
+LQ_API LQ_MUST int lq_polar_logits(const lq_polar_book *book, float *logits, const float *query,
+                                   const uint8_t *src, size_t src_bytes, size_t rows, size_t dims,
+                                   void *workspace, size_t workspace_bytes);
+
+/* ---- QJL: the signs of random projections ---- */
+/* Projections: a matrix of Gaussian numbers; or fixed signs and a Hadamard matrix, block by block,
+   which is a rotation. Both are integers made from the seed. */
+enum { LQ_QJL_GAUSSIAN = 1, LQ_QJL_HADAMARD = 2 };
+
+/* What the scale beside the signs makes: the least squared error; or products with other vectors
+   that are right in the mean over seeds (LQ_QJL_HADAMARD: over directions of the row). */
+enum { LQ_QJL_LEAST = 1, LQ_QJL_UNBIASED = 2 };
+
+/* How rows are sketched.
+     dims        numbers of a row, 1 .. 2048
+     signs       a round, 1 .. 2048; default 0: dims, and LQ_QJL_HADAMARD has no other
+     rounds      1 .. 3, each a sketch of what those before leave; default 0: 1
+     projection  default 0: LQ_QJL_HADAMARD
+     scale       of the last round; default 0: LQ_QJL_LEAST, as the rounds before have
+     seed        of the projections: another one gives others */
+typedef struct lq_qjl_desc {
+    uint32_t dims;
+    uint32_t signs;
+    uint32_t rounds;
+    uint32_t projection;
+    uint32_t scale;
+    uint32_t seed;
+} lq_qjl_desc;
+
+LQ_API LQ_MUST int lq_qjl_check(const lq_qjl_desc *desc, const char **message);
+
+/* The projections. */
+typedef struct lq_qjl lq_qjl;
+
+/* Bytes of memory for lq_qjl_init: 2 rounds signs dims and a little, LQ_QJL_HADAMARD 2 rounds dims.
+   0: not valid. */
+LQ_API size_t lq_qjl_bytes(const lq_qjl_desc *desc);
+
+/* Makes them in the caller's memory, of any alignment; *qjl points into it. Read-only afterwards.
+   LQ_E_ARG: NULL, or as lq_qjl_check; LQ_E_SPACE. The same on every machine. */
+LQ_API LQ_MUST int lq_qjl_init(const lq_qjl **qjl, void *mem, size_t mem_bytes,
+                               const lq_qjl_desc *desc);
+
+/* Bytes of a row: of each round a scale (2) and the signs to a whole byte. And the workspace of the
+   calls below, any alignment. 0: NULL. */
+LQ_API size_t lq_qjl_row_bytes(const lq_qjl *qjl);
+LQ_API size_t lq_qjl_workspace_bytes(const lq_qjl *qjl);
+
+/* Rows (rows, dims) to sketches: row r is at dst + r * lq_qjl_row_bytes. Rounds of dims signs take
+   .22, .40, .54 of a row's length with 1, 2, 3 of LQ_QJL_GAUSSIAN, .40, .64, .79 of
+   LQ_QJL_HADAMARD; each bit more of Z or E8, entropy coded, takes half of what is left. Alone they
+   are codes of 1.4, 2.8, 5.6 times the squared error of Z at the same bits (E8: 1.6, 3.3, 6.5;
+   LQ_QJL_HADAMARD, 64 dims, bench/polar.c). With LQ_QJL_UNBIASED that of one round is 1.57 or .57
+   of the row's square. LQ_E_ARG: NULL; LQ_E_SPACE: dst or workspace; LQ_E_DATA: not finite;
+   LQ_E_RANGE: above 2^98 (rows below 2^-80 become zeros). The same bytes on every machine. Source:
+   QJL (Zandieh et al. 2024), arXiv 2406.03482, definition 3.1; rounds: WarpQuant 0.7.0. */
+LQ_API LQ_MUST int lq_qjl_encode(const lq_qjl *qjl, uint8_t *dst, size_t dst_bytes,
+                                 const float *src, size_t rows, void *workspace,
+                                 size_t workspace_bytes);
+
+/* Rows back: dst (rows, dims). LQ_E_ARG, LQ_E_SPACE; LQ_E_DATA: a scale that lq_qjl_encode does not
+   write. Safe for untrusted input; the same numbers on every machine. */
+LQ_API LQ_MUST int lq_qjl_decode(const lq_qjl *qjl, float *dst, const uint8_t *src,
+                                 size_t src_bytes, size_t rows, void *workspace,
+                                 size_t workspace_bytes);
+
+/* Estimates of the products of a query (dims) with rows: logits (rows). The query is projected
+   once; a sign of a row takes an addition. As decoding and summing, up to rounding. Errors as
+   lq_qjl_decode; LQ_E_DATA also: a query that is not finite. */
+LQ_API LQ_MUST int lq_qjl_logits(const lq_qjl *qjl, float *logits, const float *query,
+                                 const uint8_t *src, size_t src_bytes, size_t rows, void *workspace,
+                                 size_t workspace_bytes);
+
+/* ---- codebooks: the best levels for single numbers ---- */
+/* 2^bits levels, never falling, in 2^-16 units (of a deviation, or of what lq_codebook_learn says);
+   at most 2^23 in magnitude. A number takes the nearest, of two the upper. */
+typedef struct lq_codebook {
+    uint32_t bits;
+    int32_t level[256];
+} lq_codebook;
+
+/* The best levels for Gaussian numbers of deviation 1, 1 .. 8 bits: squared errors .363380,
+   .117482, .034548, .009501, .002505, .000644, .000163, .000041. Z, entropy coded, has that of 4
+   bits at 3.62 bits and E8 at 3.52; that of 2 bits at 1.82 and 1.71 (bench/polar.c). LQ_E_ARG.
+   Source: Max 1960, "Quantizing for minimum distortion", table I; Lloyd 1982. */
+LQ_API LQ_MUST int lq_codebook_gauss(lq_codebook *book, uint32_t bits);
+
+/* Good levels for samples: k-means on the line from two starts, quantiles and Panter and Dite's
+   points, until nothing changes (1000 rounds at most); the better is taken. Numbers are a level
+   times *scale 2^-16, *scale being a power of two.
+     src        (count) count above 0
+     workspace  lq_codebook_learn_workspace_bytes(count), any alignment; 0: above SIZE_MAX
+   LQ_E_ARG; LQ_E_SPACE; LQ_E_DATA: not finite; LQ_E_RANGE: above 2^98. The same book on every
+   machine. Source: Lloyd 1982. */
+LQ_API size_t lq_codebook_learn_workspace_bytes(size_t count);
+LQ_API LQ_MUST int lq_codebook_learn(lq_codebook *book, float *scale, uint32_t bits,
+                                     const float *src, size_t count, void *workspace,
+                                     size_t workspace_bytes);
+
+/* Whether a book is valid. */
+LQ_API LQ_MUST int lq_codebook_check(const lq_codebook *book, const char **message);
+
+/* Bytes of `count` codes of 1 .. 8 bits, lowest bit first; 0: other bits, above SIZE_MAX. */
+LQ_API size_t lq_codebook_bytes(size_t count, uint32_t bits);
+
+/* Numbers to codes, and back: a number is a level times scale (2^-98 .. 2^98). LQ_E_ARG: NULL,
+   scale, or as lq_codebook_check; LQ_E_SPACE: of the bytes; LQ_E_DATA: not finite. Decoding is safe
+   for untrusted input. The same bytes and numbers on every machine. */
+LQ_API LQ_MUST int lq_codebook_encode(const lq_codebook *book, uint8_t *dst, size_t dst_bytes,
+                                      const float *src, size_t count, float scale);
+LQ_API LQ_MUST int lq_codebook_decode(const lq_codebook *book, float *dst, const uint8_t *src,
+                                      size_t src_bytes, size_t count, float scale);
+
+/* ---- TurboQuant: a rotation, a norm, a codebook for Gaussian numbers; and QJL of the rest ---- */
+/* bits  a number takes. qjl NULL, TurboQuant-MSE: 1 .. 8. Else TurboQuant-prod: qjl->rounds .. 8 +
+         rounds, of which the codebook has `bits - rounds` (none: only the sketch is left); as it is
+         published qjl is one round of LQ_QJL_GAUSSIAN and LQ_QJL_UNBIASED, of the same dims
+   Bytes of a row: 2 and dims codes, then a row of qjl; and the workspace, any alignment. dims are 1
+   .. 65536. 0: not valid. */
+LQ_API size_t lq_turbo_row_bytes(size_t dims, uint32_t bits, const lq_qjl *qjl);
+LQ_API size_t lq_turbo_workspace_bytes(size_t dims, uint32_t bits, const lq_qjl *qjl);
+
+/* Rows (rows, dims) to codes: row r is at dst + r * lq_turbo_row_bytes. Squared errors of MSE are
+   those of lq_codebook_gauss, 2.1 times Z's entropy coded at the same bits (E8: 2.4) for 3 bits and
+   64 dims; of prod 16 (18) times. Of a product with a unit vector, over |x|^2 / dims: 1.57, .57,
+   .18, .054 with 1 to 4 bits of prod (published .047: pi / 2 times a rounded .03), with as many of
+   MSE .36, .12, .035, .0095 (bench/polar.c).
+   LQ_E_ARG; LQ_E_SPACE: dst or workspace; LQ_E_DATA: not finite; LQ_E_RANGE: above 2^98 (rows below
+   2^-80 become zeros). The same bytes on every machine. Source: TurboQuant (Zandieh et al. 2025),
+   arXiv 2504.19874, algorithms 1 and 2. */
+LQ_API LQ_MUST int lq_turbo_encode(uint8_t *dst, size_t dst_bytes, const float *src, size_t rows,
+                                   size_t dims, uint32_t bits, const lq_qjl *qjl, void *workspace,
+                                   size_t workspace_bytes);
+
+/* Rows back: dst (rows, dims). LQ_E_ARG, LQ_E_SPACE; LQ_E_DATA: a scale that lq_turbo_encode does
+   not write. Safe for untrusted input; the same numbers on every machine. */
+LQ_API LQ_MUST int lq_turbo_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t rows,
+                                   size_t dims, uint32_t bits, const lq_qjl *qjl, void *workspace,
+                                   size_t workspace_bytes);
 
 /* ---- entropy coder: integers with Gaussian statistics, one 32-lane rANS stream a page ---- */
 /* Class of a row: sigma / step = 2^((class - LQ_CLASS_ONE) / 8), from 2^-4 (class 1) to 2^11.
@@ -8896,6 +9141,1434 @@ LQ_API int lq_llvq_decode(const lq_llvq *llvq, float *dst, const uint8_t *src, s
         lq__e8_ball_of(x, lq__load16(tail));
         for (size_t k = 0; k < 8; k++) {
             dst[k] = (float)x[k] * unit;
+        }
+    }
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>polar   pairs of numbers as radius and angle; signs of random projections (QJL)
+
+   To add a grid: lq_polar_init. To add a projection: lq__qjl_resolve, lq__qjl_sketch, lq__qjl_lift.
+
+   Polar. A rotated row is about Gaussian, so a pair of its numbers has a uniform angle and a radius
+   of density r exp(-r^2 / 2). A grid is a product of circles R and rays e (unit vectors). Of pair z
+   and the points R e the nearest is: the ray of the largest t = <z, e>, then the circle nearest to
+   t, since |z - R e|^2 = |z|^2 - 2 R t + R^2. LQ_POLAR_GAUSS are the best R for t, in units of the
+   root of E|z|^2: its density is exp(-t^2) erf(t tan(pi / rays)), t > 0 (of 2 rays exp(-t^2)). The
+   published grid takes the circle nearest to |z| instead. Either way the stored scale is that of
+   the least error, sum of R t over sum of R^2.
+
+   QJL. Of row x, s = sign(S x) is kept. With rows S_j of directions uniform on the sphere
+   E <S_j, x> sign <S_j, x> = |S_j| |x| c, and by symmetry E S' s = x c (sum of |S_j|) / |x|, where
+   c = E |u_1| of a unit vector u: c(1) = 1, c(2) = 2 / pi, c(d + 2) = c(d) d / (d + 1). So
+   LQ_QJL_UNBIASED is x' = S' s |x| / (c sum of |S_j|): right in the mean over S for any x, and for
+   a given S over directions of x. (For many signs that is the published sqrt(pi / 2) / m |x|.)
+   LQ_QJL_LEAST is the projection on S' s: <x, S' s> / |S' s|^2.
+   ============================================================================================== */
+enum {
+    LQ__POLAR_SPAN = 512, /* numbers that are coded together at most: the largest group and block */
+    LQ__POLAR_ROUNDS = 50,
+    LQ__POLAR_PASSES = 3,
+    LQ__QJL_DIMS = 2048,
+    LQ__QJL_ROUNDS = 3
+};
+
+/* ---- rows as integers, and scales of 16 bits ---- */
+/* Numbers as integers of at most 2^19, in units of 2^*exponent; all 0 where they are below
+   2^-80. */
+LQ__STATIC int lq__polar_integers(int32_t *x, int32_t *exponent, const float *src, size_t count)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        most = LQ__MAX(most, lq__bits_of_f32(src[i]) & 0x7fffffffu);
+    }
+    *exponent = 0;
+    if (most >= 0x70800000u) return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+    if (most < 0x17800000u) {
+        memset(x, 0, count * sizeof *x);
+        return LQ_OK;
+    }
+    *exponent = (int32_t)(most >> 23) - 127 - 18;
+    (void)lq__points_of_level()->fixed_row(x, (const uint8_t *)src, LQ_F32, count, *exponent);
+    return LQ_OK;
+}
+
+/* Hadamard's matrix, not normalised, on each block of count integers. */
+LQ__STATIC void lq__polar_butterfly(int32_t *x, size_t count, size_t block)
+{
+    for (size_t h = 1; h < block; h *= 2) {
+        for (size_t i = 0; i < count; i += 2 * h) {
+            for (size_t j = i; j < i + h; j++) {
+                int32_t a = x[j];
+                int32_t b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+        }
+    }
+}
+
+/* Negative where lq_rotate_f32 turns signs: dims of a row from `first` on. */
+LQ__STATIC void lq__polar_flip(int32_t *x, size_t first, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        x[i] = lq__sign_bit((uint32_t)(first + i)) ? -x[i] : x[i];
+    }
+}
+
+/* num / den times 2^exponent as a scale: the upper half of a float shifted left by one, as
+   lq_quantize has it; 0 below 2^-100. num and den below 2^63. */
+LQ__STATIC uint32_t lq__scale16_of(uint64_t num, uint64_t den, int32_t exponent)
+{
+    if (num == 0 || den == 0) return 0;
+    uint32_t up = 62 - lq__log2_floor(num);
+    uint32_t down = lq__log2_floor(den);
+    down = down > 30 ? down - 30 : 0;
+    uint64_t q = (num << up) / (den >> down); /* 2^31 and more */
+    uint32_t top = lq__log2_floor(q);
+    uint32_t m = (uint32_t)((q + ((uint64_t)1 << (top - 9))) >> (top - 8)); /* 256 .. 512 */
+    int32_t e = (int32_t)top - (int32_t)up - (int32_t)down + exponent + 127;
+    if (e > 226) return 0xe300; /* 2^100, which no valid input comes to with a sensible book */
+    return e < 27 ? 0 : ((uint32_t)e << 8) + m - 256;
+}
+
+/* A scale as m 2^e, m of 9 bits or 0; returns 0 for one that is not written. */
+LQ__INLINE int lq__scale16_parts(int32_t *m, int32_t *e, uint32_t scale)
+{
+    *m = scale ? (int32_t)(256 + (scale & 255)) : 0;
+    *e = (int32_t)(scale >> 8) - 135;
+    return scale == 0 || lq__step_valid(lq__f32_of_bits(scale << 15));
+}
+
+/* Code i of so many bits, at most 8: as lq__llvq_get(p, i * bits, bits), in half of its time. */
+LQ__INLINE uint32_t lq__polar_code(const uint8_t *p, size_t i, uint32_t bits)
+{
+    const size_t at = i * bits;
+    uint32_t v = p[at / 8];
+    if (at % 8 + bits > 8) v |= (uint32_t)p[at / 8 + 1] << 8;
+    return v >> at % 8 & ((1u << bits) - 1);
+}
+
+/* ---- grids ---- */
+/* LQ_POLAR_GAUSS: 16 rows, of radius_bits 1 .. 4 and then angle_bits 1 .. 4, q14. Made by
+   bench/polar.c --fit. */
+static const uint16_t lq__polar_gauss[120] = {
+    5246,  17499, 8681,  20359, 9364,  21701, 9545,  22107, 2839,  8759,  15570, 24931,
+    5553,  11747, 18311, 27163, 5978,  12590, 19492, 28605, 6093,  12828, 19853, 29116,
+    1487,  4496,  7609,  10917, 14554, 18745, 23970, 31658, 3451,  7045,  10339, 13644,
+    17168, 21173, 26145, 33492, 3712,  7566,  11078, 14576, 18273, 22428, 27522, 34940,
+    3783,  7709,  11287, 14848, 18610, 22834, 28009, 35533, 763,   2294,  3839,  5407,
+    7008,  8656,  10364, 12150, 14039, 16061, 18261, 20706, 23503, 26852, 31177, 37776,
+    2104,  4239,  6109,  7864,  9568,  11261, 12973, 14731, 16567, 18515, 20623, 22958,
+    25630, 28833, 32984, 39352, 2262,  4556,  6560,  8436,  10253, 12050, 13861, 15713,
+    17635, 19665, 21848, 24251, 26980, 30228, 34406, 40763, 2305,  4642,  6684,  8595,
+    10445, 12276, 14119, 16003, 17960, 20024, 22242, 24684, 27456, 30751, 34986, 41419};
+
+LQ_API int lq_polar_init(lq_polar_book *book, uint32_t radius_bits, uint32_t angle_bits,
+                         uint32_t group, int grid)
+{
+    if (!book || radius_bits - 1 > 3 || angle_bits - 1 > 3) return LQ_E_ARG;
+    if (grid != LQ_POLAR_SQUARE && grid != LQ_POLAR_GAUSS) return LQ_E_ARG;
+    if (group % 2 || group > LQ__POLAR_SPAN) return LQ_E_ARG;
+    const uint32_t radii = 1u << radius_bits;
+    const uint32_t row = 4 * (radii - 2) + (angle_bits - 1) * radii;
+    memset(book, 0, sizeof *book);
+    book->radius_bits = radius_bits;
+    book->angle_bits = angle_bits;
+    book->group = group;
+    book->unit = grid == LQ_POLAR_SQUARE ? LQ_POLAR_MOST : LQ_POLAR_RMS;
+    for (uint32_t k = 0; k < radii; k++) {
+        uint32_t square = (k * k * 32768 / ((radii - 1) * (radii - 1)) + 1) / 2;
+        book->radius[k] = grid == LQ_POLAR_SQUARE ? (uint16_t)square : lq__polar_gauss[row + k];
+    }
+    for (uint32_t j = 0; j < 1u << angle_bits; j++) {
+        int32_t sine, cosine;
+        lq__sincos_q30(j << (32 - angle_bits), &sine, &cosine);
+        book->angle[j][0] = (int16_t)((cosine + 32768) >> 16);
+        book->angle[j][1] = (int16_t)((sine + 32768) >> 16);
+    }
+    return LQ_OK;
+}
+
+/* A book, and how rows of dims numbers are divided by it. */
+typedef struct lq__polar {
+    const lq_polar_book *book;
+    uint32_t radii;
+    uint32_t angles;
+    uint32_t bits; /* a pair takes */
+    size_t dims;
+    size_t block; /* of Hadamard's matrix */
+    size_t group;
+    size_t span; /* the larger of the two */
+    size_t group_bytes;
+} lq__polar;
+
+LQ__STATIC const char *lq__polar_resolve(lq__polar *p, const lq_polar_book *book, size_t dims)
+{
+    memset(p, 0, sizeof *p);
+    if (book->radius_bits - 1 > 3) return "radius_bits: 1 to 4";
+    if (book->angle_bits - 1 > 3) return "angle_bits: 1 to 4";
+    if (book->unit - 1 > 1) return "unit: LQ_POLAR_MOST or LQ_POLAR_RMS";
+    if (dims == 0 || dims > 65536 || dims % 2) return "dims: even, 2 to 65536";
+    p->book = book;
+    p->radii = 1u << book->radius_bits;
+    p->angles = 1u << book->angle_bits;
+    p->bits = book->radius_bits + book->angle_bits;
+    p->dims = dims;
+    p->block = lq__hadamard_block(dims);
+    p->group = book->group ? book->group : LQ__MIN(p->block, 64);
+    p->span = LQ__MAX(p->block, p->group);
+    p->group_bytes = 2 + (p->group / 2 * p->bits + 7) / 8;
+    if (p->group % 2 || p->group > LQ__POLAR_SPAN || dims % p->group) {
+        return "group: even, at most 512, a divisor of dims";
+    }
+    if (p->span % p->block || p->span % p->group) {
+        return "group: a divisor of the Hadamard block, or a multiple";
+    }
+    for (uint32_t k = 1; k < p->radii; k++) {
+        if (book->radius[k] < book->radius[k - 1]) return "radius: never falling";
+    }
+    for (uint32_t j = 0; j < p->angles; j++) {
+        const int32_t c = book->angle[j][0], s = book->angle[j][1];
+        if (c < -16384 || c > 16384 || s < -16384 || s > 16384) return "angle: at most 16384";
+    }
+    return NULL;
+}
+
+LQ_API int lq_polar_check(const lq_polar_book *book, size_t dims, const char **message)
+{
+    lq__polar p;
+    const char *wrong = book ? lq__polar_resolve(&p, book, dims) : "book: NULL";
+    return lq__told(message, wrong, LQ_E_ARG);
+}
+
+LQ_API size_t lq_polar_row_bytes(const lq_polar_book *book, size_t dims)
+{
+    lq__polar p;
+    if (!book || lq__polar_resolve(&p, book, dims)) return 0;
+    return dims / p.group * p.group_bytes;
+}
+
+/* ---- encoding ---- */
+/* Integers of a span, rotated: y, at most 2^19 block each, in units of 2^*exponent. */
+LQ__STATIC int lq__polar_turn(int32_t *y, int32_t *exponent, const lq__polar *p, const float *src,
+                              size_t first)
+{
+    int status = lq__polar_integers(y, exponent, src + first, p->span);
+    if (status) return status;
+    lq__polar_flip(y, first, p->span);
+    lq__polar_butterfly(y, p->span, p->block);
+    return LQ_OK;
+}
+
+/* The ray nearest to a pair; *along, q14, how far the pair lies along it. */
+LQ__INLINE uint32_t lq__polar_ray(int64_t *along, const lq__polar *p, int32_t a, int32_t b)
+{
+    uint32_t best = 0;
+    *along = INT64_MIN;
+    for (uint32_t j = 0; j < p->angles; j++) {
+        int64_t t = (int64_t)a * p->book->angle[j][0] + (int64_t)b * p->book->angle[j][1];
+        best = t > *along ? j : best;
+        *along = LQ__MAX(t, *along);
+    }
+    return best;
+}
+
+/* The unit that radii of a group are told in: the largest, or the root of the mean square. */
+LQ__STATIC uint64_t lq__polar_unit(const lq__polar *p, const int32_t *y)
+{
+    uint64_t most = 0;
+    uint64_t sum = 0; /* at most 2^56: the energy of a block of the integers times the block */
+    for (size_t i = 0; i < p->group; i += 2) {
+        uint64_t square = (uint64_t)((int64_t)y[i] * y[i] + (int64_t)y[i + 1] * y[i + 1]);
+        most = LQ__MAX(most, square);
+        sum += square;
+    }
+    return lq__sqrt_u64(p->book->unit == LQ_POLAR_MOST ? most : sum / (p->group / 2));
+}
+
+/* Codes of a group for that unit: radius, angle above it, lowest bit first. Returns the scale, in
+   units of y. */
+LQ__STATIC uint32_t lq__polar_codes(uint8_t *dst, const lq__polar *p, const int32_t *y,
+                                    uint64_t unit, int32_t exponent)
+{
+    const uint16_t *radius = p->book->radius;
+    const int own = p->book->unit == LQ_POLAR_MOST; /* by the radius itself, in squares */
+    int64_t edge[16];
+    int64_t xp = 0;
+    uint64_t pp = 0;
+    for (uint32_t k = 0; k + 1 < p->radii; k++) {
+        edge[k] = (int64_t)((uint64_t)(radius[k] + radius[k + 1]) * unit >> 15);
+        edge[k] = own ? edge[k] * edge[k] : edge[k];
+    }
+    memset(dst, 0, p->group_bytes - 2);
+    for (size_t i = 0; i < p->group; i += 2) {
+        int64_t along;
+        uint32_t j = lq__polar_ray(&along, p, y[i], y[i + 1]);
+        int64_t t = along >> 14;
+        int64_t v = own ? (int64_t)y[i] * y[i] + (int64_t)y[i + 1] * y[i + 1] : t;
+        uint32_t k = 0;
+        while (k + 1 < p->radii && v >= edge[k]) {
+            k++;
+        }
+        lq__llvq_put(dst, i / 2 * p->bits, p->bits, k | j << p->book->radius_bits);
+        xp += radius[k] * t;
+        pp += (uint64_t)radius[k] * radius[k];
+    }
+    return lq__scale16_of(xp > 0 ? (uint64_t)xp : 0, pp, exponent + 14);
+}
+
+/* Codes of a group, its scale in front. Where the nearest point of the grid is taken the scale of
+   the least error is the next unit: 2 more passes take 1 to 4 % of the error. */
+LQ__STATIC void lq__polar_group(uint8_t *dst, const lq__polar *p, const int32_t *y,
+                                int32_t exponent)
+{
+    const int passes = p->book->unit == LQ_POLAR_RMS ? LQ__POLAR_PASSES : 1;
+    uint64_t unit = lq__polar_unit(p, y);
+    for (int i = 0; i < passes && unit; i++) {
+        int32_t m, e;
+        lq__store16(dst, lq__polar_codes(dst + 2, p, y, unit, exponent));
+        (void)lq__scale16_parts(&m, &e, lq__load16(dst));
+        e -= exponent;
+        unit = e > 24 || e < -24 ? 0 : e > 0 ? (uint64_t)m << e : (uint64_t)m >> -e;
+    }
+}
+
+LQ_API int lq_polar_encode(const lq_polar_book *book, uint8_t *dst, size_t dst_bytes,
+                           const float *src, size_t rows, size_t dims)
+{
+    lq__polar p;
+    int32_t y[LQ__POLAR_SPAN];
+    if (!book || lq__polar_resolve(&p, book, dims) || (rows && (!dst || !src))) return LQ_E_ARG;
+    const size_t row_bytes = dims / p.group * p.group_bytes;
+    if (rows > dst_bytes / row_bytes) return LQ_E_SPACE;
+    if (rows) memset(dst, 0, rows * row_bytes);
+    const int32_t down = (int32_t)lq__log2_floor(p.block); /* y' y is the block times x' x */
+    for (size_t r = 0; r < rows; r++, src += dims) {
+        for (size_t first = 0; first < dims; first += p.span) {
+            int32_t exponent;
+            int status = lq__polar_turn(y, &exponent, &p, src, first);
+            if (status) return status;
+            for (size_t i = 0; i < p.span; i += p.group, dst += p.group_bytes) {
+                lq__polar_group(dst, &p, y + i, exponent - down);
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* ---- decoding ---- */
+/* A span of codes to integers, still rotated: y, at most 2^20 each, in units of 2^*exponent. */
+LQ__STATIC int lq__polar_points(int32_t *y, int32_t *exponent, const lq__polar *p,
+                                const uint8_t *src)
+{
+    int32_t m, e;
+    int32_t most = -135;
+    for (size_t i = 0; i < p->span / p->group; i++) {
+        if (!lq__scale16_parts(&m, &e, lq__load16(src + i * p->group_bytes))) return LQ_E_DATA;
+        most = m ? LQ__MAX(most, e) : most;
+    }
+    for (size_t i = 0; i < p->span; i += p->group, src += p->group_bytes) {
+        (void)lq__scale16_parts(&m, &e, lq__load16(src));
+        const int32_t shift = m ? LQ__MIN(most - e + 5, 31) : 31;
+        const int32_t half = (int32_t)(1u << (shift - 1));
+        for (size_t n = 0; n < p->group; n += 2) {
+            uint32_t code = lq__polar_code(src + 2, n / 2, p->bits);
+            int32_t radius = p->book->radius[code & (p->radii - 1)];
+            const int16_t *ray = p->book->angle[code >> p->book->radius_bits];
+            for (size_t k = 0; k < 2; k++) { /* a coordinate of 17 bits times m of 9 */
+                int32_t c = (int32_t)(((int64_t)radius * ray[k] + 8192) >> 14);
+                y[i + n + k] = shift == 31 ? 0 : (c * m + half) >> shift;
+            }
+        }
+    }
+    *exponent = most + 5 - 14;
+    return LQ_OK;
+}
+
+LQ_API int lq_polar_decode(const lq_polar_book *book, float *dst, const uint8_t *src,
+                           size_t src_bytes, size_t rows, size_t dims)
+{
+    lq__polar p;
+    int32_t y[LQ__POLAR_SPAN];
+    if (!book || lq__polar_resolve(&p, book, dims) || (rows && (!dst || !src))) return LQ_E_ARG;
+    if (rows > src_bytes / (dims / p.group * p.group_bytes)) return LQ_E_SPACE;
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t first = 0; first < dims; first += p.span) {
+            int32_t exponent;
+            int status = lq__polar_points(y, &exponent, &p, src);
+            if (status) return status;
+            lq__polar_butterfly(y, p.span, p.block);
+            lq__polar_flip(y, first, p.span);
+            const float unit = lq__pow2_f32(exponent);
+            for (size_t i = 0; i < p.span; i++) {
+                *dst++ = (float)y[i] * unit;
+            }
+            src += p.span / p.group * p.group_bytes;
+        }
+    }
+    return LQ_OK;
+}
+
+/* ---- a query's products with codes ---- */
+LQ__INLINE int lq__polar_finite(const float *x, size_t count)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        most = LQ__MAX(most, lq__bits_of_f32(x[i]) & 0x7fffffffu);
+    }
+    return lq__finite_bits(most);
+}
+
+LQ_API size_t lq_polar_logits_workspace_bytes(const lq_polar_book *book, size_t dims)
+{
+    lq__polar p;
+    if (!book || lq__polar_resolve(&p, book, dims)) return 0;
+    lq__arena a = lq__arena_dry();
+    (void)lq__arena_array(&a, dims, sizeof(float));
+    (void)lq__arena_array(&a, dims / 2 * p.angles, sizeof(float));
+    return lq__arena_bytes(&a);
+}
+
+/* Products of the pairs of q (dims), rotated, with all rays: (dims / 2, angles). */
+LQ__STATIC void lq__polar_table(float *table, const lq__polar *p, const float *q)
+{
+    /* undoes what lq_rotate_f32 normalises, and has the 2^-28 of two q14 */
+    const float unit = (float)p->block * lq__hadamard_scale(p->block) / 268435456.0f;
+    for (size_t i = 0; i < p->dims; i += 2) {
+        for (uint32_t j = 0; j < p->angles; j++) {
+            const float c = (float)p->book->angle[j][0];
+            const float s = (float)p->book->angle[j][1];
+            *table++ = (q[i] * c + q[i + 1] * s) * unit;
+        }
+    }
+}
+
+LQ_API int lq_polar_logits(const lq_polar_book *book, float *logits, const float *query,
+                           const uint8_t *src, size_t src_bytes, size_t rows, size_t dims,
+                           void *workspace, size_t workspace_bytes)
+{
+    lq__polar p;
+    if (!book || lq__polar_resolve(&p, book, dims) || !query) return LQ_E_ARG;
+    if (rows && (!logits || !src)) return LQ_E_ARG;
+    if (rows > src_bytes / (dims / p.group * p.group_bytes)) return LQ_E_SPACE;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    float *q = (float *)lq__arena_array(&a, dims, sizeof *q);
+    float *table = (float *)lq__arena_array(&a, dims / 2 * p.angles, sizeof *table);
+    if (!q || !table) return LQ_E_SPACE;
+    if (!lq__polar_finite(query, dims)) return LQ_E_DATA;
+    memcpy(q, query, dims * sizeof *q);
+    int status = lq_rotate_f32(q, 1, dims);
+    if (status) return status;
+    lq__polar_table(table, &p, q);
+    for (size_t r = 0; r < rows; r++) {
+        const float *of = table;
+        float sum = 0;
+        for (size_t i = 0; i < dims; i += p.group, src += p.group_bytes) {
+            int32_t m, e;
+            float part = 0;
+            if (!lq__scale16_parts(&m, &e, lq__load16(src))) return LQ_E_DATA;
+            for (size_t n = 0; n < p.group / 2; n++, of += p.angles) {
+                uint32_t code = lq__polar_code(src + 2, n, p.bits);
+                part += (float)book->radius[code & (p.radii - 1)] * of[code >> book->radius_bits];
+            }
+            sum += part * ((float)m * lq__pow2_f32(e));
+        }
+        logits[r] = sum;
+    }
+    return LQ_OK;
+}
+
+/* ---- books from samples ---- */
+/* Pairs of a cell of the grid: how many, and their sum. */
+typedef struct lq__polar_cell {
+    int64_t count;
+    int64_t a;
+    int64_t b;
+} lq__polar_cell;
+
+/* Pairs of src, over the root mean square of their group, q12, to `pairs`; *count of them. Groups
+   of zeros are left out. */
+LQ__STATIC int lq__polar_samples(int16_t *pairs, size_t *count, const lq__polar *p,
+                                 const float *src, size_t rows)
+{
+    int32_t y[LQ__POLAR_SPAN];
+    *count = 0;
+    for (size_t r = 0; r < rows; r++, src += p->dims) {
+        for (size_t first = 0; first < p->dims; first += p->span) {
+            int32_t exponent;
+            int status = lq__polar_turn(y, &exponent, p, src, first);
+            if (status) return status;
+            for (size_t i = 0; i < p->span; i += p->group) {
+                int64_t unit = (int64_t)lq__polar_unit(p, y + i);
+                for (size_t n = 0; n < p->group && unit; n++) {
+                    int64_t v = lq__div_round((int64_t)y[i + n] * 4096, unit);
+                    v = LQ__MIN(LQ__MAX(v, -32767), 32767);
+                    pairs[2 * *count + n] = (int16_t)v;
+                }
+                *count += unit ? p->group / 2 : 0;
+            }
+        }
+    }
+    return *count ? LQ_OK : LQ_E_DATA;
+}
+
+/* Which cells (angles, radii) the pairs are in. */
+LQ__STATIC void lq__polar_assign(lq__polar_cell *cells, const lq__polar *p, const int16_t *pairs,
+                                 size_t count)
+{
+    const uint16_t *radius = p->book->radius;
+    memset(cells, 0, p->radii * p->angles * sizeof *cells);
+    for (size_t i = 0; i < count; i++) {
+        int32_t a = pairs[2 * i];
+        int32_t b = pairs[2 * i + 1];
+        int64_t along; /* q26; radii are q14 */
+        uint32_t j = lq__polar_ray(&along, p, a, b);
+        uint32_t k = 0;
+        while (k + 1 < p->radii && along >= (int64_t)(radius[k] + radius[k + 1]) << 11) {
+            k++;
+        }
+        lq__polar_cell *cell = &cells[j * p->radii + k];
+        cell->count++;
+        cell->a += a;
+        cell->b += b;
+    }
+}
+
+/* The radii that suit the cells best, for rays as they are; whether one changed. */
+LQ__STATIC int lq__polar_circles(lq_polar_book *book, const lq__polar *p,
+                                 const lq__polar_cell *cells)
+{
+    int changed = 0;
+    for (uint32_t k = 0; k < p->radii; k++) {
+        int64_t n = 0;
+        int64_t t = 0; /* q14 */
+        for (uint32_t j = 0; j < p->angles; j++) {
+            const lq__polar_cell *cell = &cells[j * p->radii + k];
+            n += cell->count;
+            t += (cell->a * book->angle[j][0] + cell->b * book->angle[j][1]) >> 12;
+        }
+        if (n == 0) continue;
+        uint16_t best = (uint16_t)lq__clamp((int32_t)lq__div_round(t, n), 0, 65535);
+        changed |= best != book->radius[k];
+        book->radius[k] = best;
+    }
+    return changed;
+}
+
+/* The rays, for radii as they are. */
+LQ__STATIC int lq__polar_rays(lq_polar_book *book, const lq__polar *p, const lq__polar_cell *cells)
+{
+    int changed = 0;
+    for (uint32_t j = 0; j < p->angles; j++) {
+        int64_t sum[2] = {0, 0};
+        for (uint32_t k = 0; k < p->radii; k++) {
+            sum[0] += (cells[j * p->radii + k].a * book->radius[k]) >> 8;
+            sum[1] += (cells[j * p->radii + k].b * book->radius[k]) >> 8;
+        }
+        while (sum[0] + sum[1] > 1 << 30 || sum[0] + sum[1] < -(1 << 30) ||
+               sum[0] - sum[1] > 1 << 30 || sum[0] - sum[1] < -(1 << 30)) {
+            sum[0] /= 2;
+            sum[1] /= 2;
+        }
+        int64_t length = lq__sqrt_u64((uint64_t)(sum[0] * sum[0] + sum[1] * sum[1]));
+        for (size_t i = 0; i < 2 && length > 64; i++) {
+            int32_t best = (int32_t)lq__div_round(sum[i] * 16384, length);
+            best = lq__clamp(best, -16384, 16384);
+            changed |= best != book->angle[j][i];
+            book->angle[j][i] = (int16_t)best;
+        }
+    }
+    return changed;
+}
+
+LQ_API size_t lq_polar_learn_workspace_bytes(size_t rows, size_t dims)
+{
+    lq__arena a = lq__arena_dry();
+    size_t count;
+    if (!lq__mul_ok(&count, rows, dims)) return 0;
+    (void)lq__arena_array(&a, 256, sizeof(lq__polar_cell));
+    (void)lq__arena_array(&a, count, sizeof(int16_t));
+    return lq__arena_bytes(&a);
+}
+
+LQ_API int lq_polar_learn(lq_polar_book *book, const float *src, size_t rows, size_t dims,
+                          void *workspace, size_t workspace_bytes)
+{
+    lq_polar_book best;
+    lq__polar p;
+    size_t count;
+    if (!book || !src || rows == 0) return LQ_E_ARG;
+    int status =
+        lq_polar_init(&best, book->radius_bits, book->angle_bits, book->group, LQ_POLAR_GAUSS);
+    if (status) return status;
+    if (lq__polar_resolve(&p, &best, dims) || !lq_polar_learn_workspace_bytes(rows, dims)) {
+        return LQ_E_ARG;
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    lq__polar_cell *cells = (lq__polar_cell *)lq__arena_array(&a, 256, sizeof *cells);
+    int16_t *pairs = (int16_t *)lq__arena_array(&a, rows * dims, sizeof *pairs);
+    if (!cells || !pairs) return LQ_E_SPACE;
+    status = lq__polar_samples(pairs, &count, &p, src, rows);
+    if (status) return status;
+    for (int i = 0; i < LQ__POLAR_ROUNDS; i++) {
+        lq__polar_assign(cells, &p, pairs, count);
+        int changed = lq__polar_circles(&best, &p, cells);
+        if (!(lq__polar_rays(&best, &p, cells) | changed)) break;
+    }
+    *book = best;
+    return LQ_OK;
+}
+
+/* ---- QJL: projections ---- */
+/* Behind it: the rows of LQ_QJL_GAUSSIAN, (rounds, signs, dims) int16, in 2^-12; the signs of
+   LQ_QJL_HADAMARD, (rounds, dims), 1 or -1.
+     norms  of a round, c times the sum of |S_j|, q32, see above */
+struct lq_qjl {
+    lq_qjl_desc desc; /* nothing left to default */
+    uint32_t round_bytes;
+    uint32_t block;
+    uint64_t norms[LQ__QJL_ROUNDS];
+};
+
+LQ__STATIC const char *lq__qjl_resolve(lq_qjl_desc *d, const lq_qjl_desc *desc)
+{
+    *d = *desc;
+    if (d->signs == 0) d->signs = d->dims;
+    if (d->rounds == 0) d->rounds = 1;
+    if (d->projection == 0) d->projection = LQ_QJL_HADAMARD;
+    if (d->scale == 0) d->scale = LQ_QJL_LEAST;
+    if (d->dims == 0 || d->dims > LQ__QJL_DIMS) return "dims: 1 to 2048";
+    if (d->signs > LQ__QJL_DIMS) return "signs: 1 to 2048";
+    if (d->rounds > LQ__QJL_ROUNDS) return "rounds: 1 to 3";
+    if (d->projection > LQ_QJL_HADAMARD) return "projection: LQ_QJL_GAUSSIAN or LQ_QJL_HADAMARD";
+    if (d->projection == LQ_QJL_HADAMARD && d->signs != d->dims) {
+        return "signs: as many as dims with LQ_QJL_HADAMARD";
+    }
+    if (d->scale > LQ_QJL_UNBIASED) return "scale: LQ_QJL_LEAST or LQ_QJL_UNBIASED";
+    return NULL;
+}
+
+LQ_API int lq_qjl_check(const lq_qjl_desc *desc, const char **message)
+{
+    lq_qjl_desc d;
+    return lq__told(message, desc ? lq__qjl_resolve(&d, desc) : "desc: NULL", LQ_E_ARG);
+}
+
+LQ__INLINE size_t lq__qjl_head(void)
+{
+    return lq__align64(sizeof(lq_qjl));
+}
+
+LQ__INLINE size_t lq__qjl_numbers(const lq_qjl_desc *d) /* of a round */
+{
+    return d->projection == LQ_QJL_GAUSSIAN ? (size_t)d->signs * d->dims : d->dims;
+}
+
+LQ_API size_t lq_qjl_bytes(const lq_qjl_desc *desc)
+{
+    lq_qjl_desc d;
+    if (!desc || lq__qjl_resolve(&d, desc)) return 0;
+    return lq__qjl_head() + d.rounds * lq__qjl_numbers(&d) * sizeof(int16_t) + 63;
+}
+
+LQ__INLINE const int16_t *lq__qjl_rows(const lq_qjl *q, uint32_t round)
+{
+    const uint8_t *at = (const uint8_t *)q + lq__qjl_head();
+    return (const int16_t *)(const void *)at + round * lq__qjl_numbers(&q->desc);
+}
+
+/* Number i of a round's 64 random bits: SplitMix64 (Steele, Lea and Flood 2014) from a state of
+   all three. */
+LQ__INLINE uint64_t lq__qjl_random(uint32_t seed, uint32_t round, uint32_t i)
+{
+    uint64_t z = (((uint64_t)seed << 32 | round << 30 | i) + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* `count` Gaussian numbers, q12, two from each 64 bits (Box and Muller 1958): radius
+   sqrt(-2 ln(u)), u of 32 bits, angle of 32 bits. None is beyond 6.66. */
+LQ__STATIC void lq__qjl_gaussian(int16_t *dst, size_t count, uint32_t seed, uint32_t round)
+{
+    for (size_t i = 0; i < count; i += 2) {
+        uint64_t bits = lq__qjl_random(seed, round, (uint32_t)i);
+        uint32_t octaves = 2097152u - (uint32_t)lq__log2_q16((bits >> 32) + 1); /* q16 */
+        int64_t radius = lq__sqrt_u64((uint64_t)octaves * 1488522236u); /* 2 ln 2, q30; so q23 */
+        int32_t sine, cosine;
+        lq__sincos_q30((uint32_t)bits, &sine, &cosine);
+        dst[i] = (int16_t)((radius * cosine + ((int64_t)1 << 40)) >> 41);
+        if (i + 1 < count) dst[i + 1] = (int16_t)((radius * sine + ((int64_t)1 << 40)) >> 41);
+    }
+}
+
+/* c of >>polar, q24. */
+LQ__STATIC uint64_t lq__qjl_mean_cosine(uint32_t dims)
+{
+    uint64_t c = dims & 1 ? (uint64_t)1 << 40 : 699970842190u; /* 1, 2 / pi */
+    for (uint32_t d = dims & 1 ? 1 : 2; d < dims; d += 2) {
+        c = (c * d + (d + 1) / 2) / (d + 1);
+    }
+    return c >> 16;
+}
+
+LQ_API int lq_qjl_init(const lq_qjl **qjl, void *mem, size_t mem_bytes, const lq_qjl_desc *desc)
+{
+    lq_qjl_desc d;
+    if (!qjl || !mem || !desc || lq__qjl_resolve(&d, desc)) return LQ_E_ARG;
+    if (mem_bytes < lq_qjl_bytes(desc)) return LQ_E_SPACE;
+    lq_qjl *q = (lq_qjl *)(void *)lq__align_mem(mem);
+    memset(q, 0, sizeof *q);
+    q->desc = d;
+    q->round_bytes = 2 + (d.signs + 7) / 8;
+    q->block = (uint32_t)lq__hadamard_block(d.dims);
+    const uint64_t cosine = lq__qjl_mean_cosine(d.dims);
+    for (uint32_t round = 0; round < d.rounds; round++) {
+        uint64_t sum = 0; /* of norms, q8 */
+        int16_t *row = (int16_t *)(void *)((uint8_t *)q + lq__qjl_head());
+        row += round * lq__qjl_numbers(&d);
+        if (d.projection == LQ_QJL_HADAMARD) {
+            sum = d.signs * (uint64_t)lq__sqrt_u64((uint64_t)q->block << 16);
+            for (uint32_t i = 0; i < d.dims; i++) {
+                row[i] = lq__qjl_random(d.seed, round, i) >> 63 ? -1 : 1;
+            }
+        } else {
+            lq__qjl_gaussian(row, (size_t)d.signs * d.dims, d.seed, round);
+            for (uint32_t j = 0; j < d.signs; j++, row += d.dims) {
+                uint64_t squares = 0;
+                for (uint32_t i = 0; i < d.dims; i++) {
+                    squares += (uint64_t)((int32_t)row[i] * row[i]);
+                }
+                sum += lq__sqrt_u64(squares << 16);
+            }
+        }
+        q->norms[round] = cosine * sum;
+    }
+    *qjl = q;
+    return LQ_OK;
+}
+
+LQ_API size_t lq_qjl_row_bytes(const lq_qjl *qjl)
+{
+    return qjl ? (size_t)qjl->round_bytes * qjl->desc.rounds : 0;
+}
+
+/* ---- QJL: sketches ---- */
+/* What the calls work in; in an arena, also a dry one. */
+typedef struct lq__qjl_work {
+    int64_t *sum;  /* (dims) */
+    int32_t *x;    /* (dims) the row, or what is left of it */
+    int32_t *u;    /* (dims) signs lifted */
+    float *query;  /* (dims) */
+    float *cosine; /* (rounds, signs) */
+} lq__qjl_work;
+
+LQ__STATIC lq__qjl_work lq__qjl_work_in(lq__arena *a, const lq_qjl *q)
+{
+    lq__qjl_work w;
+    w.sum = (int64_t *)lq__arena_array(a, q->desc.dims, sizeof *w.sum);
+    w.x = (int32_t *)lq__arena_array(a, q->desc.dims, sizeof *w.x);
+    w.u = (int32_t *)lq__arena_array(a, q->desc.dims, sizeof *w.u);
+    w.query = (float *)lq__arena_array(a, q->desc.dims, sizeof *w.query);
+    w.cosine =
+        (float *)lq__arena_array(a, (size_t)q->desc.rounds * q->desc.signs, sizeof *w.cosine);
+    return w;
+}
+
+LQ_API size_t lq_qjl_workspace_bytes(const lq_qjl *qjl)
+{
+    lq__arena a = lq__arena_dry();
+    if (!qjl) return 0;
+    (void)lq__qjl_work_in(&a, qjl);
+    return lq__arena_bytes(&a);
+}
+
+/* Signs of a round's projections of x, lowest bit first. u: scratch. |x| as a vector is below
+   2^26. */
+LQ__STATIC void lq__qjl_sketch(uint8_t *signs, const lq_qjl *q, uint32_t round, const int32_t *x,
+                               int32_t *u)
+{
+    const size_t dims = q->desc.dims;
+    const int16_t *row = lq__qjl_rows(q, round);
+    memset(signs, 0, q->round_bytes - 2);
+    if (q->desc.projection == LQ_QJL_HADAMARD) {
+        for (size_t i = 0; i < dims; i++) {
+            u[i] = x[i] * row[i];
+        }
+        lq__polar_butterfly(u, dims, q->block);
+        for (size_t j = 0; j < dims; j++) {
+            signs[j / 8] = (uint8_t)(signs[j / 8] | (u[j] >= 0) << j % 8);
+        }
+        return;
+    }
+    for (size_t j = 0; j < q->desc.signs; j++, row += dims) {
+        int64_t z = 0;
+        for (size_t i = 0; i < dims; i++) {
+            z += (int64_t)row[i] * x[i];
+        }
+        signs[j / 8] = (uint8_t)(signs[j / 8] | (z >= 0) << j % 8);
+    }
+}
+
+/* u = S' s: at most 2^26 each. */
+LQ__STATIC void lq__qjl_lift(int32_t *u, const lq_qjl *q, uint32_t round, const uint8_t *signs)
+{
+    const size_t dims = q->desc.dims;
+    const int16_t *row = lq__qjl_rows(q, round);
+    if (q->desc.projection == LQ_QJL_HADAMARD) {
+        for (size_t j = 0; j < dims; j++) {
+            u[j] = signs[j / 8] >> j % 8 & 1 ? 1 : -1;
+        }
+        lq__polar_butterfly(u, dims, q->block);
+        for (size_t i = 0; i < dims; i++) {
+            u[i] *= row[i];
+        }
+        return;
+    }
+    memset(u, 0, dims * sizeof *u);
+    for (size_t j = 0; j < q->desc.signs; j++, row += dims) {
+        int32_t sign = signs[j / 8] >> j % 8 & 1 ? 1 : -1;
+        for (size_t i = 0; i < dims; i++) {
+            u[i] += sign * row[i];
+        }
+    }
+}
+
+/* v 2^shift, rounded. |v| below 2^36; up by at most 26. */
+LQ__INLINE int64_t lq__qjl_shift(int64_t v, int32_t shift)
+{
+    if (shift >= 0) return v * ((int64_t)1 << LQ__MIN(shift, 26));
+    if (shift < -40) return 0;
+    return (v + ((int64_t)1 << (-shift - 1))) >> -shift;
+}
+
+/* The best scale of a round for w->x, of which what it makes is taken away. back: what the round
+   made before is given back first. */
+LQ__STATIC void lq__qjl_fit(uint8_t *dst, const lq_qjl *q, const lq__qjl_work *w, uint32_t round,
+                            int32_t exponent, int back)
+{
+    int64_t along = 0; /* at most |x| |u|: 2^58 */
+    uint64_t squares = 0;
+    int32_t m, e;
+    lq__qjl_lift(w->u, q, round, dst + 2);
+    (void)lq__scale16_parts(&m, &e, back ? lq__load16(dst) : 0);
+    for (size_t i = 0; i < q->desc.dims; i++) {
+        w->x[i] += (int32_t)lq__qjl_shift((int64_t)w->u[i] * m, e - exponent);
+        along += (int64_t)w->u[i] * w->x[i];
+        squares += (uint64_t)((int64_t)w->u[i] * w->u[i]);
+    }
+    uint32_t scale = lq__scale16_of(along > 0 ? (uint64_t)along : 0, squares, exponent);
+    lq__store16(dst, scale);
+    (void)lq__scale16_parts(&m, &e, scale);
+    for (size_t i = 0; i < q->desc.dims; i++) {
+        w->x[i] -= (int32_t)lq__qjl_shift((int64_t)w->u[i] * m, e - exponent);
+    }
+}
+
+/* A row of integers w->x, in units of 2^exponent, to all rounds. Then the scales of all of them are
+   fitted together, two turns by turns, as directions of LQ_QJL_GAUSSIAN are not orthogonal. */
+LQ__STATIC void lq__qjl_row(uint8_t *dst, const lq_qjl *q, const lq__qjl_work *w, int32_t exponent)
+{
+    const uint32_t rounds = q->desc.rounds;
+    const int unbiased = q->desc.scale == LQ_QJL_UNBIASED;
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint8_t *to = dst + round * q->round_bytes;
+        lq__qjl_sketch(to + 2, q, round, w->x, w->u);
+        if (round + 1 < rounds || !unbiased) lq__qjl_fit(to, q, w, round, exponent, 0);
+    }
+    if (unbiased) {
+        uint64_t squares = 0;
+        for (size_t i = 0; i < q->desc.dims; i++) {
+            squares += (uint64_t)((int64_t)w->x[i] * w->x[i]);
+        }
+        squares = (uint64_t)lq__sqrt_u64(squares << 10) << 27; /* q32 */
+        lq__store16(dst + (rounds - 1) * q->round_bytes,
+                    lq__scale16_of(squares, q->norms[rounds - 1], exponent));
+        return;
+    }
+    for (uint32_t turn = 0; turn < 2 * rounds && rounds > 1; turn++) {
+        uint32_t round = turn % rounds;
+        lq__qjl_fit(dst + round * q->round_bytes, q, w, round, exponent, 1);
+    }
+}
+
+LQ_API int lq_qjl_encode(const lq_qjl *qjl, uint8_t *dst, size_t dst_bytes, const float *src,
+                         size_t rows, void *workspace, size_t workspace_bytes)
+{
+    if (!qjl || (rows && (!dst || !src))) return LQ_E_ARG;
+    const size_t row_bytes = lq_qjl_row_bytes(qjl);
+    if (rows > dst_bytes / row_bytes || workspace_bytes < lq_qjl_workspace_bytes(qjl)) {
+        return LQ_E_SPACE;
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    const lq__qjl_work w = lq__qjl_work_in(&a, qjl);
+    if (!w.cosine) return LQ_E_SPACE;
+    for (size_t r = 0; r < rows; r++, dst += row_bytes, src += qjl->desc.dims) {
+        int32_t exponent;
+        int status = lq__polar_integers(w.x, &exponent, src, qjl->desc.dims);
+        if (status) return status;
+        lq__qjl_row(dst, qjl, &w, exponent);
+    }
+    return LQ_OK;
+}
+
+/* A row of sketches: what it stands for is w->sum times *unit. */
+LQ__STATIC int lq__qjl_lifted(float *unit, const lq_qjl *q, const lq__qjl_work *w,
+                              const uint8_t *src)
+{
+    const size_t dims = q->desc.dims;
+    int32_t m, e;
+    int32_t most = -135;
+    for (uint32_t round = 0; round < q->desc.rounds; round++) {
+        if (!lq__scale16_parts(&m, &e, lq__load16(src + round * q->round_bytes))) return LQ_E_DATA;
+        most = m ? LQ__MAX(most, e) : most;
+    }
+    memset(w->sum, 0, dims * sizeof *w->sum);
+    for (uint32_t round = 0; round < q->desc.rounds; round++, src += q->round_bytes) {
+        (void)lq__scale16_parts(&m, &e, lq__load16(src));
+        if (m == 0) continue;
+        lq__qjl_lift(w->u, q, round, src + 2);
+        for (size_t i = 0; i < dims; i++) { /* 12 bits finer than the largest scale's unit */
+            w->sum[i] += lq__qjl_shift((int64_t)w->u[i] * m, e - most + 12);
+        }
+    }
+    *unit = lq__pow2_f32(most - 12);
+    return LQ_OK;
+}
+
+LQ_API int lq_qjl_decode(const lq_qjl *qjl, float *dst, const uint8_t *src, size_t src_bytes,
+                         size_t rows, void *workspace, size_t workspace_bytes)
+{
+    if (!qjl || (rows && (!dst || !src))) return LQ_E_ARG;
+    const size_t row_bytes = lq_qjl_row_bytes(qjl);
+    if (rows > src_bytes / row_bytes || workspace_bytes < lq_qjl_workspace_bytes(qjl)) {
+        return LQ_E_SPACE;
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    const lq__qjl_work w = lq__qjl_work_in(&a, qjl);
+    if (!w.cosine) return LQ_E_SPACE;
+    for (size_t r = 0; r < rows; r++, src += row_bytes) {
+        float unit;
+        int status = lq__qjl_lifted(&unit, qjl, &w, src);
+        if (status) return status;
+        for (size_t i = 0; i < qjl->desc.dims; i++) {
+            *dst++ = (float)w.sum[i] * unit;
+        }
+    }
+    return LQ_OK;
+}
+
+/* A round's projections of a query. */
+LQ__STATIC void lq__qjl_project(float *cosine, const lq_qjl *q, uint32_t round, const float *query)
+{
+    const size_t dims = q->desc.dims;
+    const int16_t *row = lq__qjl_rows(q, round);
+    if (q->desc.projection == LQ_QJL_HADAMARD) {
+        for (size_t i = 0; i < dims; i++) {
+            cosine[i] = query[i] * (float)row[i];
+        }
+        for (size_t i = 0; i < dims; i += q->block) {
+            lq__butterfly_c(cosine + i, q->block);
+        }
+        return;
+    }
+    for (size_t j = 0; j < q->desc.signs; j++, row += dims) {
+        float sum = 0;
+        for (size_t i = 0; i < dims; i++) {
+            sum += (float)row[i] * query[i];
+        }
+        cosine[j] = sum;
+    }
+}
+
+LQ_API int lq_qjl_logits(const lq_qjl *qjl, float *logits, const float *query, const uint8_t *src,
+                         size_t src_bytes, size_t rows, void *workspace, size_t workspace_bytes)
+{
+    if (!qjl || !query || (rows && (!logits || !src))) return LQ_E_ARG;
+    const size_t signs = qjl->desc.signs;
+    if (rows > src_bytes / lq_qjl_row_bytes(qjl) || workspace_bytes < lq_qjl_workspace_bytes(qjl)) {
+        return LQ_E_SPACE;
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    const lq__qjl_work w = lq__qjl_work_in(&a, qjl);
+    if (!w.cosine) return LQ_E_SPACE;
+    if (!lq__polar_finite(query, qjl->desc.dims)) return LQ_E_DATA;
+    for (uint32_t round = 0; round < qjl->desc.rounds; round++) {
+        lq__qjl_project(w.cosine + round * signs, qjl, round, query);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        const float *cosine = w.cosine;
+        logits[r] = 0;
+        for (uint32_t round = 0; round < qjl->desc.rounds; round++, src += qjl->round_bytes) {
+            int32_t m, e;
+            float sum = 0;
+            if (!lq__scale16_parts(&m, &e, lq__load16(src))) return LQ_E_DATA;
+            for (size_t j = 0; j < signs; j++, cosine++) {
+                sum += src[2 + j / 8] >> j % 8 & 1 ? *cosine : -*cosine;
+            }
+            logits[r] += sum * ((float)m * lq__pow2_f32(e));
+        }
+    }
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>codebook   the best levels for single numbers; rows by them and by QJL (TurboQuant)
+
+   Nothing to add: widths are 1 to 8 bits.
+
+   Levels are best when each is the mean of the numbers that take it and the edges lie halfway
+   (Lloyd 1982; Max 1960). For a density whose logarithm is concave, as the Gaussian's, there is
+   only one such set; k-means on samples comes to one near it.
+   TurboQuant. Rotated, the numbers of a row of length |x| are about Gaussian of variance |x|^2 /
+   dims. The row's scale is the root of that over the root of the Hadamard block, so that the
+   inverse, which is not normalised, needs no root.
+   ============================================================================================== */
+enum { LQ__CODEBOOK_MOST = 1 << 23, LQ__CODEBOOK_ROUNDS = 1000 };
+
+/* Levels above 0 for a Gaussian, q16: 1 of 1 bit, 2 of 2 bits .. 128 of 8. Made by bench/polar.c
+   --fit. */
+static const int32_t lq__codebook_half[255] = {
+    52290,  29673,  98987,  16062,  49546,  88074,  141030, 8414,   25431,  43041,  61757,  82328,
+    106040, 135595, 179083, 4318,   12980,  21717,  30586,  39645,  48964,  58626,  68733,  79417,
+    90855,  103300, 117128, 132955, 151895, 176365, 213695, 2190,   6572,   10964,  15373,  19805,
+    24267,  28767,  33313,  37913,  42576,  47312,  52132,  57048,  62073,  67223,  72515,  77969,
+    83610,  89466,  95570,  101963, 108697, 115838, 123468, 131702, 140693, 150666, 161959, 175130,
+    191195, 212365, 245373, 1103,   3309,   5516,   7726,   9938,   12154,  14375,  16601,  18834,
+    21074,  23323,  25580,  27848,  30126,  32417,  34722,  37040,  39375,  41726,  44095,  46483,
+    48892,  51324,  53779,  56260,  58767,  61304,  63872,  66473,  69109,  71783,  74498,  77256,
+    80060,  82914,  85821,  88786,  91813,  94906,  98071,  101315, 104644, 108065, 111587, 115220,
+    118975, 122864, 126904, 131111, 135507, 140116, 144967, 150100, 155558, 161403, 167709, 174580,
+    182158, 190647, 200360, 211808, 225931, 244773, 274576, 554,    1661,   2768,   3875,   4983,
+    6092,   7201,   8310,   9421,   10532,  11644,  12758,  13873,  14989,  16106,  17225,  18346,
+    19468,  20593,  21719,  22848,  23979,  25112,  26248,  27386,  28527,  29671,  30818,  31969,
+    33122,  34279,  35440,  36604,  37772,  38944,  40120,  41301,  42486,  43676,  44870,  46070,
+    47275,  48485,  49700,  50922,  52149,  53382,  54622,  55868,  57121,  58381,  59648,  60923,
+    62206,  63496,  64795,  66102,  67418,  68743,  70078,  71422,  72777,  74142,  75517,  76904,
+    78303,  79713,  81136,  82572,  84021,  85484,  86961,  88454,  89961,  91485,  93025,  94583,
+    96158,  97753,  99367,  101001, 102656, 104334, 106034, 107759, 109509, 111286, 113090, 114923,
+    116787, 118683, 120612, 122577, 124579, 126621, 128705, 130833, 133008, 135233, 137511, 139846,
+    142241, 144702, 147233, 149839, 152526, 155302, 158174, 161151, 164243, 167461, 170821, 174337,
+    178029, 181919, 186036, 190413, 195093, 200130, 205595, 211583, 218225, 225711, 234330, 244558,
+    257271, 274373, 301697};
+
+LQ__STATIC void lq__codebook_gaussian(lq_codebook *book, uint32_t bits)
+{
+    const size_t half = (size_t)1 << (bits - 1);
+    memset(book, 0, sizeof *book);
+    book->bits = bits;
+    for (size_t k = 0; k < half; k++) {
+        book->level[half + k] = lq__codebook_half[half - 1 + k];
+        book->level[half - 1 - k] = -lq__codebook_half[half - 1 + k];
+    }
+}
+
+LQ_API int lq_codebook_gauss(lq_codebook *book, uint32_t bits)
+{
+    if (!book || bits - 1 > 7) return LQ_E_ARG;
+    lq__codebook_gaussian(book, bits);
+    return LQ_OK;
+}
+
+LQ__STATIC const char *lq__codebook_fault(const lq_codebook *book)
+{
+    if (book->bits - 1 > 7) return "bits: 1 to 8";
+    for (size_t k = 0; k < (size_t)1 << book->bits; k++) {
+        if (book->level[k] < -LQ__CODEBOOK_MOST || book->level[k] > LQ__CODEBOOK_MOST) {
+            return "level: at most 2^23 in magnitude";
+        }
+        if (k && book->level[k] < book->level[k - 1]) return "level: never falling";
+    }
+    return NULL;
+}
+
+LQ_API int lq_codebook_check(const lq_codebook *book, const char **message)
+{
+    return lq__told(message, book ? lq__codebook_fault(book) : "book: NULL", LQ_E_ARG);
+}
+
+LQ_API size_t lq_codebook_bytes(size_t count, uint32_t bits)
+{
+    size_t all;
+    if (bits - 1 > 7 || !lq__mul_ok(&all, count / 8, bits)) return 0;
+    return lq__add_ok(&all, all, (count % 8 * bits + 7) / 8) ? all : 0;
+}
+
+/* The code of v, in units of which `unit` are one of level's 2^-16 times 2^17: by halves. */
+LQ__INLINE uint32_t lq__codebook_code(const int32_t *level, uint32_t bits, int64_t v, int64_t unit)
+{
+    uint32_t k = 0;
+    for (uint32_t half = 1u << bits >> 1; half; half >>= 1) {
+        int64_t edge = ((int64_t)level[k + half - 1] + level[k + half]) * unit;
+        k += v >= edge ? half : 0;
+    }
+    return k;
+}
+
+LQ_API int lq_codebook_encode(const lq_codebook *book, uint8_t *dst, size_t dst_bytes,
+                              const float *src, size_t count, float scale)
+{
+    if (!book || lq__codebook_fault(book) || !lq__sigma_valid(scale)) return LQ_E_ARG;
+    const size_t need = lq_codebook_bytes(count, book->bits);
+    if (count && (!need || !dst || !src)) return LQ_E_ARG;
+    if (dst_bytes < need) return LQ_E_SPACE;
+    const lq__scale by = lq__scale_of(scale, -16); /* q12 of a 16th is q16 */
+    const uint32_t limit = lq__limit_bits(by.exponent);
+    if (need) memset(dst, 0, need);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t u = lq__bits_of_f32(src[i]);
+        if (!lq__finite_bits(u)) return LQ_E_DATA;
+        int64_t x = u & 0x80000000u ? -(1 << 20) : 1 << 20;
+        if ((u & 0x7fffffffu) < limit) x = lq__fixed_of_bits(u, by.exponent);
+        x = (x * (int64_t)by.factor + (1 << 25)) >> 26;
+        lq__llvq_put(dst, i * book->bits, book->bits,
+                     lq__codebook_code(book->level, book->bits, 2 * x, 1));
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_codebook_decode(const lq_codebook *book, float *dst, const uint8_t *src,
+                              size_t src_bytes, size_t count, float scale)
+{
+    if (!book || lq__codebook_fault(book) || !lq__sigma_valid(scale)) return LQ_E_ARG;
+    const size_t need = lq_codebook_bytes(count, book->bits);
+    if (count && (!need || !dst || !src)) return LQ_E_ARG;
+    if (src_bytes < need) return LQ_E_SPACE;
+    const float unit = scale * (1.0f / 65536);
+    for (size_t i = 0; i < count; i++) {
+        dst[i] = (float)book->level[lq__polar_code(src, i, book->bits)] * unit;
+    }
+    return LQ_OK;
+}
+
+/* ---- levels of samples ---- */
+/* Rising order, in place: a heap. */
+LQ__STATIC void lq__codebook_sort(int32_t *x, size_t count)
+{
+    size_t left = count / 2;
+    size_t end = count;
+    while (end > 1) {
+        if (left) { /* the heap grows down to the front */
+            left--;
+        } else { /* its largest goes to the end */
+            int32_t most = x[0];
+            x[0] = x[--end];
+            x[end] = most;
+        }
+        int32_t v = x[left];
+        size_t i = left;
+        for (size_t child = 2 * i + 1; child < end; child = 2 * i + 1) {
+            child += child + 1 < end && x[child + 1] > x[child];
+            if (x[child] <= v) break;
+            x[i] = x[child];
+            i = child;
+        }
+        x[i] = v;
+    }
+}
+
+/* How many of x, which never falls, are below edge / 2. */
+LQ__STATIC size_t lq__codebook_below(const int32_t *x, size_t count, int64_t edge)
+{
+    size_t low = 0;
+    while (low < count) {
+        size_t middle = low + (count - low) / 2;
+        if (2 * (int64_t)x[middle] < edge) {
+            low = middle + 1;
+        } else {
+            count = middle;
+        }
+    }
+    return low;
+}
+
+/* Levels become the means of their cells. sums (count + 1): of the first samples. Returns whether
+   one has changed. */
+LQ__STATIC int lq__codebook_round(lq_codebook *book, const int32_t *x, const int64_t *sums,
+                                  size_t count)
+{
+    const size_t levels = (size_t)1 << book->bits;
+    size_t from = 0;
+    int changed = 0;
+    for (size_t k = 0; k < levels; k++) { /* edges are those of the levels as they were */
+        size_t to = count;
+        if (k + 1 < levels) {
+            to = lq__codebook_below(x, count, (int64_t)book->level[k] + book->level[k + 1]);
+        }
+        if (to > from) {
+            int32_t best = (int32_t)lq__div_round(sums[to] - sums[from], (int64_t)(to - from));
+            changed |= best != book->level[k];
+            book->level[k] = best;
+        }
+        from = to;
+    }
+    return changed;
+}
+
+/* Starts: the middle of each of as many parts of equal count, which suits few values; then, for
+   many levels of a density f, points as dense as the cube root of f (Panter and Dite 1951). */
+LQ__STATIC void lq__codebook_by_count(lq_codebook *book, const int32_t *x, size_t count)
+{
+    for (size_t k = 0; k < (size_t)1 << book->bits; k++) {
+        size_t part = (2 * k + 1) * (count >> (book->bits + 1));
+        part += ((2 * k + 1) * (count & (((size_t)2 << book->bits) - 1))) >> (book->bits + 1);
+        book->level[k] = x[part];
+    }
+}
+
+/* Of x, which is at most 2^48, times 2^12 the cube root. */
+LQ__STATIC uint64_t lq__codebook_cube_root(uint64_t x)
+{
+    uint64_t root = 0;
+    x <<= 12;
+    for (uint64_t bit = (uint64_t)1 << 20; bit; bit >>= 1) {
+        uint64_t next = root | bit;
+        if (next * next * next <= x) root = next;
+    }
+    return root;
+}
+
+/* A part of equal count and width w has a density of 1 / w, and takes levels as w^(2 / 3). */
+LQ__STATIC void lq__codebook_by_density(lq_codebook *book, const int32_t *x, size_t count)
+{
+    const size_t levels = (size_t)1 << book->bits;
+    const size_t parts = LQ__MAX(LQ__MIN(8 * levels, count / 16), 1);
+    uint64_t all = 0, before = 0;
+    size_t k = 0;
+    for (int pass = 0; pass < 2; pass++) { /* how much it is in all; then the levels */
+        for (size_t i = 0; i < parts; i++) {
+            const int32_t low = x[(size_t)((uint64_t)i * (count - 1) / parts)];
+            const int32_t width = x[(size_t)((uint64_t)(i + 1) * (count - 1) / parts)] - low;
+            uint64_t share = lq__codebook_cube_root((uint64_t)((int64_t)width * width));
+            if (pass == 0) all += share;
+            while (pass && k < levels && (2 * k + 1) * all < 2 * levels * (before + share)) {
+                uint64_t at = (2 * k + 1) * all / (2 * levels) - before;
+                book->level[k++] = low + (int32_t)((uint64_t)width * at / LQ__MAX(share, 1));
+            }
+            before += pass ? share : 0;
+        }
+    }
+    while (k < levels) {
+        book->level[k++] = x[count - 1];
+    }
+}
+
+/* Rounds from a start on. Returns how much of the squares the levels hold: the more, the less error
+   is left. */
+LQ__STATIC uint64_t lq__codebook_settle(lq_codebook *book, const int32_t *x, const int64_t *sums,
+                                        size_t count)
+{
+    const size_t levels = (size_t)1 << book->bits;
+    uint64_t held = 0;
+    size_t from = 0;
+    for (int i = 0; i < LQ__CODEBOOK_ROUNDS; i++) {
+        if (!lq__codebook_round(book, x, sums, count)) break;
+    }
+    for (size_t k = 0; k < levels; k++) {
+        size_t to = count;
+        if (k + 1 < levels) {
+            to = lq__codebook_below(x, count, (int64_t)book->level[k] + book->level[k + 1]);
+        }
+        if (to > from) { /* n times the square of the mean, in 2^20 */
+            int64_t mean = lq__div_round((sums[to] - sums[from]) * 16, (int64_t)(to - from));
+            held += (uint64_t)(mean * mean >> 28) * (uint64_t)(to - from);
+        }
+        from = to;
+    }
+    return held;
+}
+
+LQ_API size_t lq_codebook_learn_workspace_bytes(size_t count)
+{
+    lq__arena a = lq__arena_dry();
+    size_t more;
+    if (!lq__add_ok(&more, count, 1)) return 0;
+    (void)lq__arena_array(&a, more, sizeof(int64_t));
+    (void)lq__arena_array(&a, count, sizeof(int32_t));
+    return lq__arena_bytes(&a);
+}
+
+LQ_API int lq_codebook_learn(lq_codebook *book, float *scale, uint32_t bits, const float *src,
+                             size_t count, void *workspace, size_t workspace_bytes)
+{
+    if (!book || !scale || bits - 1 > 7 || !src || count == 0 ||
+        !lq_codebook_learn_workspace_bytes(count)) {
+        return LQ_E_ARG;
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    int64_t *sums = (int64_t *)lq__arena_array(&a, count + 1, sizeof *sums);
+    int32_t *x = (int32_t *)lq__arena_array(&a, count, sizeof *x);
+    if (!sums || !x) return LQ_E_SPACE;
+    int32_t exponent;
+    int status = lq__polar_integers(x, &exponent, src, count);
+    if (status) return status;
+    lq__codebook_sort(x, count);
+    sums[0] = 0;
+    for (size_t i = 0; i < count; i++) {
+        x[i] *= 16; /* so that levels are finer than samples: at most 2^23 */
+        sums[i + 1] = sums[i] + x[i];
+    }
+    lq_codebook other;
+    memset(book, 0, sizeof *book);
+    memset(&other, 0, sizeof other);
+    book->bits = bits;
+    other.bits = bits;
+    lq__codebook_by_count(book, x, count);
+    lq__codebook_by_density(&other, x, count);
+    const uint64_t held = lq__codebook_settle(book, x, sums, count);
+    if (lq__codebook_settle(&other, x, sums, count) > held) *book = other;
+    *scale = lq__pow2_f32(exponent + 12);
+    return LQ_OK;
+}
+
+/* ---- TurboQuant ---- */
+/* How rows are laid out; 0: not valid. */
+typedef struct lq__turbo {
+    uint32_t bits; /* of the codebook; 0: none */
+    size_t code_bytes;
+    size_t row_bytes;
+    size_t block;
+    int32_t down; /* log2 of it */
+} lq__turbo;
+
+LQ__STATIC int lq__turbo_resolve(lq__turbo *t, size_t dims, uint32_t bits, const lq_qjl *qjl)
+{
+    memset(t, 0, sizeof *t);
+    const uint32_t rounds = qjl ? qjl->desc.rounds : 0;
+    if (dims == 0 || dims > 65536 || (qjl && qjl->desc.dims != dims)) return 0;
+    if (bits < LQ__MAX(rounds, 1) || bits - rounds > 8) return 0;
+    t->bits = bits - rounds;
+    t->code_bytes = t->bits ? 2 + lq_codebook_bytes(dims, t->bits) : 0;
+    t->row_bytes = t->code_bytes + lq_qjl_row_bytes(qjl);
+    t->block = lq__hadamard_block(dims);
+    t->down = (int32_t)lq__log2_floor(t->block);
+    return 1;
+}
+
+/* What the calls work in: integers of a row (dims), rotated (dims); of the sketch. */
+typedef struct lq__turbo_work {
+    int32_t *x;
+    int32_t *y;
+    lq__qjl_work sketch;
+} lq__turbo_work;
+
+LQ__STATIC lq__turbo_work lq__turbo_work_in(lq__arena *a, size_t dims, const lq_qjl *qjl)
+{
+    lq__turbo_work w;
+    memset(&w, 0, sizeof w);
+    if (qjl) w.sketch = lq__qjl_work_in(a, qjl);
+    w.x = (int32_t *)lq__arena_array(a, dims, sizeof *w.x);
+    w.y = (int32_t *)lq__arena_array(a, dims, sizeof *w.y);
+    return w;
+}
+
+LQ_API size_t lq_turbo_row_bytes(size_t dims, uint32_t bits, const lq_qjl *qjl)
+{
+    lq__turbo t;
+    return lq__turbo_resolve(&t, dims, bits, qjl) ? t.row_bytes : 0;
+}
+
+LQ_API size_t lq_turbo_workspace_bytes(size_t dims, uint32_t bits, const lq_qjl *qjl)
+{
+    lq__turbo t;
+    lq__arena a = lq__arena_dry();
+    if (!lq__turbo_resolve(&t, dims, bits, qjl)) return 0;
+    (void)lq__turbo_work_in(&a, dims, qjl);
+    return lq__arena_bytes(&a);
+}
+
+/* Codes of a row w->x, in units of 2^exponent, and its scale. */
+LQ__STATIC void lq__turbo_row(uint8_t *dst, const lq__turbo *t, const lq__turbo_work *w,
+                              size_t dims, int32_t exponent, const lq_codebook *book)
+{
+    uint64_t squares = 0; /* at most 2^54 */
+    for (size_t i = 0; i < dims; i++) {
+        squares += (uint64_t)((int64_t)w->x[i] * w->x[i]);
+    }
+    const int64_t deviation = lq__sqrt_u64((squares << t->down) / dims);  /* of y */
+    const uint64_t length = lq__sqrt_u64(squares << 8);                   /* q4 */
+    const uint64_t root = lq__sqrt_u64((uint64_t)dims << (t->down + 32)); /* q16 */
+    lq__store16(dst, lq__scale16_of(length << 12, root, exponent));
+    memset(dst + 2, 0, t->code_bytes - 2);
+    memcpy(w->y, w->x, dims * sizeof *w->y);
+    lq__polar_flip(w->y, 0, dims);
+    lq__polar_butterfly(w->y, dims, t->block);
+    for (size_t i = 0; i < dims; i++) {
+        int64_t v = (int64_t)w->y[i] * 131072;
+        lq__llvq_put(dst + 2, i * t->bits, t->bits,
+                     lq__codebook_code(book->level, t->bits, v, deviation));
+    }
+}
+
+/* Codes to integers w->y, not rotated any more, which times *unit are numbers. */
+LQ__STATIC int lq__turbo_points(int32_t *m, int32_t *e, const lq__turbo *t, const lq__turbo_work *w,
+                                const uint8_t *src, size_t dims, const lq_codebook *book)
+{
+    if (!lq__scale16_parts(m, e, lq__load16(src))) return LQ_E_DATA;
+    for (size_t i = 0; i < dims; i++) {
+        w->y[i] = book->level[lq__polar_code(src + 2, i, t->bits)];
+    }
+    lq__polar_butterfly(w->y, dims, t->block);
+    lq__polar_flip(w->y, 0, dims);
+    return LQ_OK;
+}
+
+LQ_API int lq_turbo_encode(uint8_t *dst, size_t dst_bytes, const float *src, size_t rows,
+                           size_t dims, uint32_t bits, const lq_qjl *qjl, void *workspace,
+                           size_t workspace_bytes)
+{
+    lq__turbo t;
+    lq_codebook book;
+    if (!lq__turbo_resolve(&t, dims, bits, qjl) || (rows && (!dst || !src))) return LQ_E_ARG;
+    if (rows > dst_bytes / t.row_bytes) return LQ_E_SPACE;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    const lq__turbo_work w = lq__turbo_work_in(&a, dims, qjl);
+    if (!w.y) return LQ_E_SPACE;
+    if (t.bits) lq__codebook_gaussian(&book, t.bits);
+    for (size_t r = 0; r < rows; r++, src += dims, dst += t.row_bytes) {
+        int32_t exponent, m, e;
+        int status = lq__polar_integers(w.x, &exponent, src, dims);
+        if (status) return status;
+        if (t.bits) lq__turbo_row(dst, &t, &w, dims, exponent, &book);
+        if (!qjl) continue;
+        memcpy(w.sketch.x, w.x, dims * sizeof *w.x);
+        if (t.bits) { /* less what decoding makes of it */
+            status = lq__turbo_points(&m, &e, &t, &w, dst, dims, &book);
+            if (status) return LQ_E_INTERNAL;
+            for (size_t i = 0; i < dims; i++) {
+                int64_t point = lq__qjl_shift((int64_t)w.y[i] * m, e - 16 - exponent);
+                w.sketch.x[i] -= (int32_t)point;
+            }
+        }
+        lq__qjl_row(dst + t.code_bytes, qjl, &w.sketch, exponent);
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_turbo_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t rows,
+                           size_t dims, uint32_t bits, const lq_qjl *qjl, void *workspace,
+                           size_t workspace_bytes)
+{
+    lq__turbo t;
+    lq_codebook book;
+    if (!lq__turbo_resolve(&t, dims, bits, qjl) || (rows && (!dst || !src))) return LQ_E_ARG;
+    if (rows > src_bytes / t.row_bytes) return LQ_E_SPACE;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    const lq__turbo_work w = lq__turbo_work_in(&a, dims, qjl);
+    if (!w.y) return LQ_E_SPACE;
+    if (t.bits) lq__codebook_gaussian(&book, t.bits);
+    for (size_t r = 0; r < rows; r++, src += t.row_bytes, dst += dims) {
+        int32_t m = 0, e = 0;
+        float unit = 0;
+        int status = t.bits ? lq__turbo_points(&m, &e, &t, &w, src, dims, &book) : LQ_OK;
+        if (!status && qjl) status = lq__qjl_lifted(&unit, qjl, &w.sketch, src + t.code_bytes);
+        if (status) return status;
+        const float scale = lq__pow2_f32(e - 16);
+        for (size_t i = 0; i < dims; i++) {
+            float x = (float)((int64_t)(t.bits ? w.y[i] : 0) * m) * scale;
+            dst[i] = qjl ? x + (float)w.sketch.sum[i] * unit : x;
         }
     }
     return LQ_OK;

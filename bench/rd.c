@@ -2,18 +2,19 @@
 
 /* rd.c - realised rate and distortion of every quantizer on a Gaussian source
 
-   2^20 samples of N(0, 1) go through real pages (K stream, the format's largest, 64 tokens of 8192
+   2^22 samples of N(0, 1) go through real pages (K stream, the format's largest, 64 tokens of 8192
    dims, with a profile that knows sigma = 1) at the step that gives the wanted rate. Rates are
    bytes written: trailers, coder states and all. The figure is MSE * 4^R; Shannon's bound is 1.
 
-       plain     points of the lattice as they are
-       decoded   what lq_codec_decode returns: Z's centroids, the Wiener factor of D4 and E8
+       plain     points of the lattice as they are (trellises have none)
+       decoded   what lq_codec_decode returns: Z's centroids, the Wiener factor of D4 and E8, the
+                 trellises' levels
        limit     2 pi e G, the high-rate limit of an ideal joint coder (G: normalised second moment)
        known     measured elsewhere at that rate (research/01 section 6, case 3, and research/02,
                  section 3.3): Z decoded, D4 with a joint coder, E8 plain and decoded
 
-   ./rd --check fails when at 3 bits MSE * 4^R exceeds 1.44 for Z decoded, 1.35 for D4, 1.28 for E8
-   plain or 1.25 for E8 decoded. */
+   ./rd --check fails when at 3 bits MSE * 4^R exceeds 1.445 for Z decoded, 1.35 for D4, 1.28 for E8
+   plain or 1.25 for E8 decoded, 1.125 for 8 states, 1.082 for 64. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,16 +24,16 @@
 #include "../latticequant.h"
 
 enum {
-    RD_COUNT = 1 << 20,
+    RD_COUNT = 1 << 22,
     RD_DIMS = 8192,
     RD_TOKENS = RD_COUNT / RD_DIMS,
     RD_PAGES = RD_TOKENS / 64,
-    RD_RATES = 7,
-    RD_QUANTIZERS = 4,
+    RD_RATES = 10,
+    RD_QUANTIZERS = 6,
     RD_FORMS = 5
 };
 
-static const double rd_rates[RD_RATES] = {1, 1.5, 2, 2.5, 3, 3.5, 4};
+static const double rd_rates[RD_RATES] = {0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4};
 
 typedef struct rd_quantizer {
     const char *name;
@@ -45,16 +46,18 @@ typedef struct rd_quantizer {
 } rd_quantizer;
 
 static const rd_quantizer rd_quantizers[RD_QUANTIZERS] = {
-    {"Z", LQ_Z, 1.4233, {0}, {1.392, 1.422, 1.422, 0, 1.423, 0, 0}, 9, 1.44},
-    {"D4", LQ_D4, 1.3083, {1.342, 0, 1.309, 0, 1.309, 0, 1.308}, {0}, 1.35, 1.35},
+    {"Z", LQ_Z, 1.4233, {0}, {0, 0, 0, 1.392, 1.422, 1.422, 0, 1.423, 0, 0}, 9, 1.445},
+    {"D4", LQ_D4, 1.3083, {0, 0, 0, 1.342, 0, 1.309, 0, 1.309, 0, 1.308}, {0}, 1.35, 1.35},
     {"E8",
      LQ_E8,
      1.2243,
-     {1.997, 1.583, 1.376, 1.296, 1.260, 1.242, 1.234},
-     {1.385, 1.323, 1.267, 1.245, 1.236, 1.230, 1.228},
+     {0, 0, 0, 1.997, 1.583, 1.376, 1.296, 1.260, 1.242, 1.234},
+     {0, 0, 0, 1.385, 1.323, 1.267, 1.245, 1.236, 1.230, 1.228},
      1.28,
      1.25},
     {"E8 relaxed", LQ_E8_RELAXED, 0, {0}, {0}, 0, 0},
+    {"8 states", LQ_TRELLIS_8, 0, {0}, {0}, 9, 1.125},
+    {"64 states", LQ_TRELLIS_64, 0, {0}, {0}, 9, 1.082},
 };
 
 /* Everything one measurement needs. */
@@ -257,10 +260,18 @@ static void rd_coded(rd_state *s, const rd_quantizer *q, int check)
         rd_decode(s, codec);
         mse = rd_mse(s->x, s->y);
         decoded = mse * pow(4.0, rate);
-        rd_plain(s, q->id, step);
-        plain = rd_mse(s->x, s->y) * pow(4.0, rate);
-        printf("%-11s %7.4f %8.4f %9.6f %8.4f %6.2f %8.4f %6.2f", q->name, rate, (double)step, mse,
-               plain, 10.0 * log10(plain), decoded, 10.0 * log10(decoded));
+        plain = 0.0;
+        if (q->id < LQ_TRELLIS_8) {
+            rd_plain(s, q->id, step);
+            plain = rd_mse(s->x, s->y) * pow(4.0, rate);
+        }
+        printf("%-11s %7.4f %8.4f %9.6f", q->name, rate, (double)step, mse);
+        if (plain > 0.0) {
+            printf(" %8.4f %6.2f", plain, 10.0 * log10(plain));
+        } else {
+            printf(" %8s %6s", "-", "-");
+        }
+        printf(" %8.4f %6.2f", decoded, 10.0 * log10(decoded));
         rd_known(q->limit);
         rd_known(q->known_plain[i]);
         rd_known(q->known_decoded[i]);
@@ -376,7 +387,7 @@ int main(int argc, char **argv)
         status = lq_profile_init(&s.profile, profile, lq_profile_bytes(RD_DIMS), &geometry, 1.0f);
     }
     if (status) rd_fail("start", status);
-    printf("2^20 samples of N(0, 1), pages of 64 x %d, bytes as written\n\n", RD_DIMS);
+    printf("2^22 samples of N(0, 1), pages of 64 x %d, bytes as written\n\n", RD_DIMS);
     printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "bits", "step", "MSE", "plain",
            "dB", "decoded", "dB", "limit", "known", "known");
     printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "", "", "decoded", "x 4^R", "",

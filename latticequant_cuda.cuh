@@ -30,6 +30,7 @@
      >>stream            pages into shared memory
      >>attend            attention of a step's queries
      >>transfer          saved caches to the device and back
+     >>restore           coded pages of archives to vectors
      >>end               undefinitions
 
    CONCEPTS (those of latticequant.h; in addition)
@@ -109,7 +110,8 @@ enum {
     LQ_CUDA_BAD_SLOT = 2,   /* outside the state */
     LQ_CUDA_BAD_COUNT = 4,  /* more tokens in a step than batch.most */
     LQ_CUDA_BAD_NUMBER = 8, /* NaN, infinity, bf16 above 2^120: keys, values, queries, logits */
-    LQ_CUDA_CUT = 16        /* vectors much smaller than others of their page became zeros */
+    LQ_CUDA_CUT = 16,       /* vectors much smaller than others of their page became zeros */
+    LQ_CUDA_BAD_DATA = 32   /* a coded page is damaged, or none of the codec */
 };
 
 /* A layer's cache.
@@ -279,6 +281,89 @@ LQ_CUDA_API int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const ui
                              size_t id_count, const lq_archive_reader *reader, uint64_t sequence,
                              uint32_t number, uint32_t *tokens, void *staging, size_t staging_bytes,
                              cudaStream_t stream);
+
+/* ---- coded pages of archives, decoded on the device ---- */
+/* A page codec on the device: what lq_codec_init makes of a descriptor, as device memory has it.
+   Private but for the first two; valid as long as its memory.
+     gains  of a token
+     dims   of the group */
+typedef struct lq_cuda_codec {
+    uint32_t gains;
+    uint32_t dims;
+    uint8_t *mem;
+    float step;
+    uint32_t profile_index;
+    uint32_t wide;     /* coefficients, the last that is not dead and before, to a multiple of 64 */
+    uint32_t lead;     /* gains, to a multiple of 8 */
+    uint32_t raw_rows; /* rows with raw bits, and the bits of a token */
+    uint32_t raw_bits;
+    uint32_t tables;
+    uint32_t tiles; /* of 128 dims */
+    uint32_t waves; /* pairs of all ropes */
+    size_t coded;   /* where each of its arrays begins */
+    size_t raws;
+    size_t columns;
+    size_t means;
+    size_t planes;
+    size_t quads;
+    size_t turns;
+    size_t bytes;
+} lq_cuda_codec;
+
+/* Pages of a codec, all on the device.
+     bytes, bytes_count  memory that they are in
+     offsets    (ceil(tokens / 64)) where in it each begins
+     sizes      of each page, its trailer included
+     tokens     1 ..: page i has tokens 64 i .. 64 i + 63, the last one those that are left
+     positions  (tokens); NULL: first + i * stride. Not read where no slice has a RoPE
+     stride     default 0 means 1
+     flags      one word: LQ_CUDA_BAD_DATA is set where a page is none of this codec */
+typedef struct lq_cuda_pages {
+    const uint8_t *bytes;
+    size_t bytes_count;
+    const uint64_t *offsets;
+    const uint32_t *sizes;
+    uint32_t tokens;
+    const int64_t *positions;
+    int64_t first;
+    int64_t stride;
+    uint32_t *flags;
+} lq_cuda_pages;
+
+/* Where vectors go: element d of token t of slice s to slices[s] + t * token_stride + d, in elements
+   of `type`, LQ_F16 (default 0) or LQ_BF16. slices: on the device, pointers to there. */
+typedef struct lq_cuda_vectors {
+    void *const *slices;
+    size_t token_stride;
+    int type;
+} lq_cuda_vectors;
+
+/* Bytes of device memory for a codec, and of host memory to make it in; 0: desc is not one that the
+   device decodes. */
+LQ_CUDA_API size_t lq_cuda_codec_bytes(const lq_codec_desc *desc);
+LQ_CUDA_API size_t lq_cuda_codec_staging_bytes(const lq_codec_desc *desc);
+
+/* Makes a codec in device memory. The device decodes coded pages of LQ_Z in dense bases: of keys,
+   of values, of both.
+     mem      aligned to 128
+     staging  host memory (best pinned), aligned to 16, in use until the stream gets there
+   LQ_E_ARG: NULL, not aligned, a descriptor that is not valid; LQ_E_FORMAT: pages of another code,
+   quantizer or basis, a profile that does not fit; LQ_E_RANGE: as lq_codec_init; LQ_E_SPACE. */
+LQ_CUDA_API int lq_cuda_codec_init(lq_cuda_codec *codec, void *mem, size_t mem_bytes, void *staging,
+                                   size_t staging_bytes, const lq_codec_desc *desc,
+                                   cudaStream_t stream);
+
+/* Bytes of workspace on the device to decode so many tokens in one call; 0: NULL or too many. */
+LQ_CUDA_API size_t lq_cuda_decode_workspace_bytes(const lq_cuda_codec *codec, uint32_t tokens);
+
+/* Pages to vectors: the integers are those of lq_codec_decode, up to the matrix' sums, and so are
+   the floats but for the last bit.
+     workspace  aligned to 128, of lq_cuda_decode_workspace_bytes(codec, pages->tokens)
+   LQ_E_ARG, LQ_E_SPACE, LQ_E_INTERNAL as above. Any bytes may stand in pages: vectors are then
+   anything, and a flag tells. */
+LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors *dst,
+                               const lq_cuda_pages *pages, void *workspace, size_t workspace_bytes,
+                               cudaStream_t stream);
 
 #endif /* LATTICEQUANT_CUDA_H */
 
@@ -5411,9 +5496,1503 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 }
 
 /* ================================================================================================
+   >>restore   coded pages of archives to vectors: rANS, dequantizing, a dense basis
+
+   Four launches: a warp a page decodes its stream to values by token; a warp for eight tokens makes
+   these the int16 columns of the matrix product, in two planes of bytes, and finds units, gains and
+   the sines of its positions; the product runs on the tensor cores, and its sums become vectors.
+
+   The host makes all that a codec knows of its profile, as "DECODING PAGES" of latticequant.h tells:
+   tables of intervals by class, what raw bits each row has, centroids, means. A row's table is 512
+   bytes:
+     buckets    u32 (64), of 1024 slots: the interval that holds the first one, and how many slots
+                are before the next one (from bit 5 on) and before the one after that (from bit 16)
+     intervals  (32): u32 slots + 2^16 first slot; i32 value
+   ============================================================================================== */
+#define LQ__CU_ESCAPE (-32768) /* in place of a value that is still to be read */
+#define LQ__CU_DEAD 0xffffu
+#define LQ__CU_TABLE 512u
+#define LQ__CU_RANS_WARPS 4u
+#define LQ__CU_DECODED (1u << 24) /* tokens of a call, at most */
+
+/* A row that is coded. */
+typedef struct lq__cu_coded {
+    uint32_t before; /* raw bits of rows before it, of a token */
+    uint16_t table;  /* LQ__CU_DEAD: none */
+    uint16_t raw;
+} lq__cu_coded;
+
+/* Rows with raw bits, by their columns of values. */
+typedef struct lq__cu_raw_row {
+    uint32_t before;
+    uint16_t column;
+    uint16_t raw;
+} lq__cu_raw_row;
+
+/* A coefficient: q12 mean; what 1, 2, 3, 4 and more are less than their q12. */
+typedef struct lq__cu_column {
+    int32_t mean;
+    int16_t shift[4];
+    int32_t unused;
+} lq__cu_column;
+
+/* Four pairs of dims of a slice, a + k stride and b + k stride: of those that a RoPE turns together,
+   or of any. Arrays have those of a and then those of b. */
+typedef struct lq__cu_quad {
+    float scale[8];
+    float center[8];
+    float bias[8];
+    float slice_step;
+    int32_t gain; /* -1: keys */
+    int32_t wave; /* the first pair's among those of all ropes; -1: none */
+    uint32_t slice;
+    uint16_t a;
+    uint16_t b;
+    uint16_t stride;
+    uint16_t count;
+    uint32_t dims; /* of the slice */
+    uint32_t unused;
+} lq__cu_quad;
+
+/* A pair of a RoPE: turns per position, and the factor of its sines. */
+typedef struct lq__cu_turn_of {
+    uint64_t step;
+    float magnitude;
+    uint32_t unused;
+} lq__cu_turn_of;
+
+/* ---- on the host: the Gaussian in integers ---- */
+static uint64_t lq__cu_exp2_q30(uint32_t x)
+{
+    static const uint32_t root[16] = {1518500250u, 1276901417u, 1170923762u, 1121280436u,
+                                      1097253708u, 1085434106u, 1079572136u, 1076653033u,
+                                      1075196443u, 1074468888u, 1074105294u, 1073923544u,
+                                      1073832680u, 1073787251u, 1073764537u, 1073753181u};
+    uint64_t m = (uint64_t)1 << 30;
+    for (uint32_t k = 0; k < 16; k++) {
+        if (x >> (15 - k) & 1) m = (m * root[k] + ((uint64_t)1 << 29)) >> 30;
+    }
+    return m;
+}
+
+static uint64_t lq__cu_eighths(int eighths)
+{
+    const uint32_t up = (uint32_t)(eighths + 48);
+    return (lq__cu_exp2_q30((up & 7) << 13) << (up >> 3)) >> 6;
+}
+
+static uint64_t lq__cu_exp2_neg(uint64_t e)
+{
+    const uint64_t n = e >> 32;
+    const uint64_t f = ((uint64_t)1 << 32) - (e & 0xffffffffu);
+    if (n > 40) return 0;
+    if (f >> 32) return ((uint64_t)1 << 36) >> n;
+    uint64_t m = lq__cu_exp2_q30((uint32_t)(f >> 16));
+    m += (m * ((f & 65535) * 45426 >> 16)) >> 32;
+    return (m << 6) >> (n + 1);
+}
+
+static uint64_t lq__cu_gauss(uint64_t t)
+{
+    return lq__cu_exp2_neg(((t * t >> 8) * 3098164009u) >> 24);
+}
+
+#define LQ__CU_MASSES 2048u
+
+static void lq__cu_masses(uint64_t *mass) /* (LQ__CU_MASSES + 1) */
+{
+    mass[0] = 0;
+    for (uint64_t i = 0; i < LQ__CU_MASSES; i++) {
+        mass[i + 1] = mass[i] + lq__cu_gauss(256 * i + 128);
+    }
+}
+
+static uint64_t lq__cu_mass(const uint64_t *mass, uint64_t t)
+{
+    const uint64_t i = min(t >> 16, (uint64_t)LQ__CU_MASSES);
+    const uint64_t next = i < LQ__CU_MASSES ? mass[i + 1] - mass[i] : 0;
+    return mass[i] + (next * (t & 65535) >> 16);
+}
+
+static int32_t lq__cu_dead_zone(int class_)
+{
+    const int eighths = class_ - LQ_CLASS_ONE;
+    if (class_ > 53) return 0;
+    if (eighths <= -12) return 29491;
+    uint64_t zone = 3932 * lq__cu_eighths(-2 * eighths);
+    zone += eighths < 8 ? 46 * lq__cu_eighths(-6 * eighths) : 0;
+    return (int32_t)min(zone >> 30, (uint64_t)29491);
+}
+
+/* Offsets of cells, as a codec numbers its tables: class + 7, five of each. */
+enum { LQ__CU_AT_0, LQ__CU_AT_1_4, LQ__CU_AT_1_2, LQ__CU_AT_3_4, LQ__CU_AT_PLAIN };
+
+static int32_t lq__cu_edge(int k, uint32_t offset, int32_t zone)
+{
+    const int32_t edge = k * 65536 - 32768;
+    if (offset == LQ__CU_AT_0) return k > 0 ? edge + zone : edge - zone;
+    return offset == LQ__CU_AT_PLAIN ? edge : edge + (int32_t)offset * 16384;
+}
+
+/* What 1, 2, 3, 4 and more are less than their q12. */
+static void lq__cu_centroids(int16_t *shift, const uint64_t *mass, int class_)
+{
+    const uint64_t sigma = lq__cu_eighths(class_ - LQ_CLASS_ONE > 48 ? 48 : class_ - LQ_CLASS_ONE);
+    for (int k = 1; k < 5; k++) {
+        if (class_ > 53) {
+            const uint32_t down = 2 * (uint32_t)(class_ - LQ_CLASS_ONE);
+            uint64_t slope = ((uint64_t)1 << 60) / (lq__cu_eighths((int)(down & 7)) * 12);
+            slope = (slope >> (down >> 3)) * (uint64_t)k >> 18;
+            shift[k - 1] = (int16_t)min(slope, (uint64_t)2048);
+            continue;
+        }
+        const uint64_t inverse = lq__cu_eighths(LQ_CLASS_ONE - class_);
+        const int32_t zone = lq__cu_dead_zone(class_);
+        const uint64_t a = (uint64_t)lq__cu_edge(k, LQ__CU_AT_0, zone) * inverse >> 30;
+        const uint64_t b = (uint64_t)lq__cu_edge(k + 1, LQ__CU_AT_0, zone) * inverse >> 30;
+        const uint64_t m = lq__cu_mass(mass, b << 8) - lq__cu_mass(mass, a << 8);
+        uint64_t at;
+        if (m >> 24) {
+            at = ((lq__cu_gauss(a) - lq__cu_gauss(b)) * (sigma >> 10) + m / 2) / m;
+        } else {
+            const uint64_t span = min(((uint64_t)16 << 32) / (a + 65536), b - a);
+            uint64_t sum = 0;
+            uint64_t moment = 0;
+            for (uint64_t j = 1; j < 64; j += 2) {
+                const uint64_t d = span * j >> 6;
+                const uint64_t weight = lq__cu_exp2_neg((a * d + d * d / 2) * 94548 >> 16) >> 12;
+                sum += weight;
+                moment += weight * d;
+            }
+            at = (a + moment / max(sum, (uint64_t)1)) * (sigma >> 10) >> 24;
+        }
+        shift[k - 1] = (int16_t)(k * 4096 - (int32_t)at);
+    }
+}
+
+/* ---- on the host: tables ---- */
+/* Intervals of a table in their order, by value + 16, the escape 0. */
+typedef struct lq__cu_intervals {
+    uint32_t slots[32];
+    uint8_t order[32];
+} lq__cu_intervals;
+
+typedef struct lq__cu_kinds {
+    uint8_t rare[32]; /* the escape first */
+    uint8_t big[32];
+    uint32_t rares;
+    uint32_t bigs;
+} lq__cu_kinds;
+
+static uint32_t lq__cu_single_end(uint32_t at, uint32_t ideal, uint32_t next)
+{
+    const uint32_t least = at % 1024 ? (at / 1024 + 1) * 1024 : at + 1;
+    uint32_t end = max(ideal, least);
+    const uint32_t inside = end % 1024;
+    if (inside && inside + next < 1024) {
+        const bool down = end - inside >= least && 2 * inside + next <= 1024;
+        end = down ? end - inside : end - inside + 1024 - next;
+    }
+    return end;
+}
+
+/* The order called single, big number k first; its loss, UINT64_MAX: it cannot be done. */
+static uint64_t lq__cu_single(lq__cu_intervals *t, const uint32_t *freq, const lq__cu_kinds *kinds,
+                              uint32_t k)
+{
+    uint32_t placed = 1;
+    uint32_t n = 1;
+    uint32_t at = freq[0];
+    uint32_t ideal = at;
+    uint64_t loss = 0;
+    t->order[0] = 0;
+    t->slots[0] = at;
+    for (uint32_t i = 0; i < kinds->bigs; i++) {
+        const uint8_t big = kinds->big[(i + k) % kinds->bigs];
+        uint32_t rare = 0;
+        uint32_t end = lq__cu_single_end(at, ideal + freq[big], 1024);
+        uint32_t least = UINT32_MAX;
+        ideal += freq[big];
+        for (uint32_t j = 1; j < kinds->rares; j++) {
+            const uint32_t to = lq__cu_single_end(at, ideal, freq[kinds->rare[j]]);
+            const uint32_t off = to > ideal ? to - ideal : ideal - to;
+            if (!(placed >> j & 1) && off < least) {
+                rare = j;
+                end = to;
+                least = off;
+            }
+        }
+        if (i == kinds->bigs - 1) {
+            end = 65536 - (rare ? freq[kinds->rare[rare]] : 0);
+            if (lq__cu_single_end(at, end, 1024) != end) return UINT64_MAX;
+        }
+        t->order[n] = big;
+        t->slots[n++] = end - at;
+        least = end - at > freq[big] ? end - at - freq[big] : freq[big] - (end - at);
+        loss += ((uint64_t)least * least << 16) / freq[big];
+        at = end;
+        if (rare) {
+            placed |= 1u << rare;
+            t->order[n] = kinds->rare[rare];
+            t->slots[n] = freq[t->order[n]];
+            at += t->slots[n++];
+            ideal += freq[kinds->rare[rare]];
+        }
+    }
+    return loss;
+}
+
+static void lq__cu_plain_order(lq__cu_intervals *t, const uint32_t *freq, const lq__cu_kinds *kinds)
+{
+    uint32_t r = 0;
+    uint32_t b = 0;
+    for (uint32_t s = 0; s < kinds->rares + kinds->bigs; s++) {
+        bool is_rare = s < 2 || s >= 2 * kinds->bigs + 2 || s % 2;
+        is_rare = (is_rare && r < kinds->rares) || b == kinds->bigs;
+        t->order[s] = is_rare ? kinds->rare[r++] : kinds->big[b++];
+        t->slots[s] = freq[t->order[s]];
+    }
+}
+
+/* Frequencies by value + 16, the escape's at 0, to intervals; returns how many. */
+static uint32_t lq__cu_place_intervals(lq__cu_intervals *best, uint32_t *freq)
+{
+    lq__cu_kinds kinds;
+    lq__cu_intervals turn;
+    uint64_t least = UINT64_MAX;
+    for (;;) {
+        uint32_t rarest = 0;
+        memset(&kinds, 0, sizeof kinds);
+        kinds.rares = 1;
+        for (uint32_t i = 1; i < 32; i++) {
+            if (freq[i] >= 1024) {
+                kinds.big[kinds.bigs++] = (uint8_t)i;
+            } else if (freq[i]) {
+                kinds.rare[kinds.rares++] = (uint8_t)i;
+                rarest = rarest == 0 || freq[i] <= freq[rarest] ? i : rarest;
+            }
+        }
+        if (kinds.rares <= kinds.bigs + 3) break;
+        freq[0] += freq[rarest];
+        freq[rarest] = 0;
+    }
+    lq__cu_plain_order(best, freq, &kinds);
+    for (uint32_t i = 0; i < kinds.bigs && kinds.rares <= kinds.bigs + 1; i++) {
+        memset(&turn, 0, sizeof turn);
+        const uint64_t loss = lq__cu_single(&turn, freq, &kinds, i);
+        if (loss < least) {
+            least = loss;
+            *best = turn;
+        }
+    }
+    return kinds.rares + kinds.bigs;
+}
+
+/* The table of a number: (class + 7) 5 + offset; to: LQ__CU_TABLE bytes. */
+static void lq__cu_gauss_table(uint32_t *to, const uint64_t *mass, uint32_t number)
+{
+    const int class_ = (int)(number / 5) - 7;
+    const uint32_t offset = number % 5;
+    const uint64_t inverse = lq__cu_eighths(LQ_CLASS_ONE - class_);
+    const uint64_t whole = mass[LQ__CU_MASSES];
+    const int32_t zone = lq__cu_dead_zone(class_);
+    uint32_t freq[32] = {0};
+    uint32_t sum = 0;
+    uint32_t most = 1;
+    int64_t below = 0;
+    for (int k = -15; k <= 16; k++) {
+        const int32_t edge = lq__cu_edge(k, offset, zone);
+        int64_t m = (int64_t)lq__cu_mass(mass, (uint64_t)(edge < 0 ? -edge : edge) * inverse >> 22);
+        m = edge < 0 ? -m : m;
+        if (k > -15) {
+            const uint32_t f =
+                (uint32_t)((((uint64_t)(m - below) << 15) + whole / 2) / whole); /* of k - 1 */
+            freq[k + 15] = f < 16 ? 0 : f;
+            sum += freq[k + 15];
+            most = freq[k + 15] > freq[most] ? (uint32_t)(k + 15) : most;
+        }
+        below = m;
+    }
+    freq[0] = sum + 16 > 65536 ? 16 : 65536 - sum;
+    freq[most] += 65536 - sum - freq[0];
+    lq__cu_intervals of;
+    memset(&of, 0, sizeof of);
+    const uint32_t count = lq__cu_place_intervals(&of, freq);
+    uint32_t end[34];
+    uint32_t at = 0;
+    for (uint32_t s = 0; s < 32; s++) { /* what is behind the last one is never found */
+        const uint32_t i = s < count ? of.order[s] : 0;
+        to[64 + 2 * s] = s < count ? of.slots[s] | at << 16 : 1;
+        to[65 + 2 * s] = (uint32_t)(i ? (int32_t)i - 16 : LQ__CU_ESCAPE);
+        at += s < count ? of.slots[s] : 0;
+        end[s] = s < count ? at : 65536;
+    }
+    end[32] = end[33] = 65536;
+    for (uint32_t b = 0, s = 0; b < 64; b++) {
+        while (end[s] <= b * 1024) {
+            s++;
+        }
+        to[b] = s | (min(end[s], (b + 1) * 1024) - b * 1024) << 5 |
+                (min(end[s + 1], (b + 1) * 1024) - b * 1024) << 16;
+    }
+}
+
+/* ---- on the host: a codec's plan ---- */
+static int32_t lq__cu_log2_q16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint64_t m = (uint64_t)((u & 0x7fffffu) | 0x800000u) << 8;
+    int32_t r = 23;
+    for (int i = 0; i < 16; i++) {
+        m = m * m >> 31;
+        r = r * 2;
+        if (m >> 32) {
+            m >>= 1;
+            r++;
+        }
+    }
+    return r + ((int32_t)(u >> 23) - 150) * 65536;
+}
+
+static uint32_t lq__cu_class(int32_t sigma, int32_t log_step)
+{
+    if (sigma == LQ_SIGMA_DEAD) return 0;
+    const int32_t eighths = (sigma * 4096 - log_step + 4096) >> 13;
+    return (uint32_t)min(max(eighths + LQ_CLASS_ONE, 0), LQ_CLASS_MAX);
+}
+
+/* lq_codec's q12 of a mean. */
+static int lq__cu_mean_q12(int32_t *q12, int32_t mean, int32_t exponent, float step)
+{
+    uint32_t u;
+    memcpy(&u, &step, 4);
+    const int32_t shift = exponent + 12 - ((int32_t)(u >> 23) - 150);
+    const int64_t m = (u & 0x7fffffu) | 0x800000u;
+    *q12 = 0;
+    if (mean == 0 || shift < 0) return LQ_OK;
+    if (shift > 46) return LQ_E_RANGE;
+    const int64_t a = (int64_t)mean * ((int64_t)1 << shift);
+    const int64_t value = a < 0 ? -((-a + m / 2) / m) : (a + m / 2) / m;
+    if (value > (1 << 24) || value < -(1 << 24)) return LQ_E_RANGE;
+    *q12 = (int32_t)value;
+    return LQ_OK;
+}
+
+static float lq__cu_pow2(int32_t exponent)
+{
+    const uint32_t u = exponent <= -127 ? 0 : (uint32_t)(min(exponent, 127) + 127) << 23;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static const lq_basis *lq__cu_basis_of(const lq_codec_desc *d)
+{
+    return d->geometry.dense ? d->geometry.dense : d->profile->dense;
+}
+
+static bool lq__cu_is_value(const lq_geometry *g, uint32_t s)
+{
+    return (g->roles ? g->roles[s].stream : g->stream) == LQ_V;
+}
+
+static const lq_rope *lq__cu_rope_of(const lq_geometry *g, uint32_t s)
+{
+    return g->roles ? g->roles[s].rope : g->rope;
+}
+
+/* Whether no slice before s has its rope. */
+static bool lq__cu_first_of_rope(const lq_geometry *g, uint32_t s)
+{
+    const lq_rope *rope = lq__cu_rope_of(g, s);
+    uint32_t i = 0;
+    while (rope && i < s && lq__cu_rope_of(g, i) != rope) {
+        i++;
+    }
+    return rope && i == s;
+}
+
+/* Quads of a slice: pairs of its rope, then others. To: NULL where they are only counted. */
+static uint32_t lq__cu_slice_quads(lq__cu_quad *to, const lq_geometry *g, uint32_t s)
+{
+    const lq_rope *rope = lq__cu_rope_of(g, s);
+    const uint32_t turned = rope ? rope->rotary_dims : 0;
+    const uint32_t left = g->slice_dims[s] - turned;
+    uint32_t n = 0;
+    for (uint32_t part = 0; part < 2; part++) { /* an odd one has a pair that is not there */
+        const uint32_t pairs = part ? (left + 1) / 2 : turned / 2;
+        const bool adjacent = !part && rope && rope->layout == LQ_ROPE_ADJACENT;
+        for (uint32_t i = 0; i < pairs; i += 4, n++) {
+            if (!to) continue;
+            lq__cu_quad *q = &to[n];
+            memset(q, 0, sizeof *q);
+            q->slice = s;
+            q->dims = g->slice_dims[s];
+            q->wave = part ? -1 : (int32_t)i;
+            q->a = (uint16_t)(part ? turned + i : adjacent ? 2 * i : i);
+            q->b = (uint16_t)(part ? turned + pairs + i : adjacent ? 2 * i + 1 : pairs + i);
+            q->stride = adjacent ? 2 : 1;
+            q->count = (uint16_t)min(pairs - i, 4u);
+        }
+    }
+    return n;
+}
+
+/* What is asked of a descriptor, and sizes; mem and what depends on sigmas is left out. */
+static int lq__cu_codec_plan(lq_cuda_codec *c, const lq_codec_desc *d)
+{
+    const char *why;
+    int status = lq_codec_check(d, &why);
+    memset(c, 0, sizeof *c);
+    if (status) return status;
+    const lq_geometry *g = &d->geometry;
+    if ((d->page && d->page != LQ_PAGE_CODED) || (d->quantizer && d->quantizer != LQ_Z) ||
+        !lq__cu_basis_of(d)) {
+        return LQ_E_FORMAT;
+    }
+    const lq_profile *p = d->profile;
+    const lq_basis *b = lq__cu_basis_of(d);
+    const int32_t log_step = lq__cu_log2_q16(d->step);
+    uint32_t alive = 0;
+    uint32_t quads = 0;
+    size_t at = 0;
+    for (uint32_t i = 0; i < p->dims; i++) {
+        alive = lq__cu_class(p->sigma[p->gains + i], log_step) >= 15 ? i + 1 : alive;
+    }
+    if (alive > b->rank) return LQ_E_FORMAT;
+    c->gains = p->gains;
+    c->dims = p->dims;
+    c->step = d->step;
+    c->profile_index = d->profile_index;
+    c->wide = max((alive + 63) / 64 * 64, 64u);
+    c->lead = (p->gains + 7) / 8 * 8;
+    for (uint32_t s = 0; s < g->slice_count; s++) {
+        quads += lq__cu_slice_quads(NULL, g, s);
+        c->waves += lq__cu_first_of_rope(g, s) ? lq__cu_rope_of(g, s)->rotary_dims / 2 : 0;
+    }
+    c->tiles = (quads + 15) / 16;
+    c->coded = at;
+    at += (c->lead + c->wide) * sizeof(lq__cu_coded);
+    c->raws = at;
+    at += (c->lead + c->wide) * sizeof(lq__cu_raw_row);
+    c->columns = at;
+    at += c->wide * sizeof(lq__cu_column);
+    c->means = at;
+    at += (c->lead * 4 + 15) / 16 * 16;
+    c->turns = at;
+    at += c->waves * sizeof(lq__cu_turn_of);
+    c->quads = (at + 127) / 128 * 128;
+    at = c->quads + c->tiles * 16 * sizeof(lq__cu_quad);
+    c->planes = at;
+    at += (size_t)2 * c->tiles * 128 * c->wide;
+    c->bytes = at; /* where the tables are */
+    return LQ_OK;
+}
+
+#define LQ__CU_TABLES_MOST 305u /* classes -7 .. 53, five offsets */
+
+LQ_CUDA_API size_t lq_cuda_codec_bytes(const lq_codec_desc *desc)
+{
+    lq_cuda_codec c;
+    if (!desc || lq__cu_codec_plan(&c, desc) != LQ_OK) return 0;
+    return c.bytes + LQ__CU_TABLES_MOST * LQ__CU_TABLE;
+}
+
+LQ_CUDA_API size_t lq_cuda_codec_staging_bytes(const lq_codec_desc *desc)
+{
+    const size_t bytes = lq_cuda_codec_bytes(desc);
+    return bytes ? bytes + (LQ__CU_MASSES + 1) * sizeof(uint64_t) : 0;
+}
+
+/* Rows: classes, raw bits, tables. */
+static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *mass,
+                             const lq_codec_desc *d)
+{
+    const lq_profile *p = d->profile;
+    const int32_t log_step = lq__cu_log2_q16(d->step);
+    lq__cu_coded *coded = (lq__cu_coded *)(void *)(image + c->coded);
+    lq__cu_raw_row *raws = (lq__cu_raw_row *)(void *)(image + c->raws);
+    lq__cu_column *columns = (lq__cu_column *)(void *)(image + c->columns);
+    int32_t *means = (int32_t *)(void *)(image + c->means);
+    uint16_t number[LQ__CU_TABLES_MOST];
+    uint32_t have = 0;
+    memset(number, 0, sizeof number);
+    for (uint32_t i = 0; i < c->lead + c->wide; i++) { /* in `raw` first the class */
+        const uint32_t k = i - c->lead;
+        uint32_t class_ = 0;
+        if (i < c->gains) {
+            class_ = max(lq__cu_class(p->sigma[i], 0), (uint32_t)LQ_CLASS_ONE);
+            if (p->mean[i] > 127 || p->mean[i] < -127) return LQ_E_RANGE;
+            means[i] = p->mean[i];
+        } else if (i >= c->lead && k < p->dims) {
+            class_ = lq__cu_class(p->sigma[p->gains + k], log_step);
+            class_ = class_ < 15 ? 0 : class_;
+            const int status =
+                lq__cu_mean_q12(&columns[k].mean, p->mean[p->gains + k], p->mean_exponent, d->step);
+            if (status) return status;
+            if (class_) lq__cu_centroids(columns[k].shift, mass, (int)class_);
+        }
+        coded[i].raw = (uint16_t)class_;
+        coded[i].before = class_ > 53 ? (class_ - 46) / 8 : 0; /* and here raw bits */
+        have += coded[i].before;
+    }
+    for (uint32_t k = c->wide; k < p->dims; k++) { /* what is not decoded is checked all the same */
+        int32_t mean;
+        const int status = lq__cu_mean_q12(&mean, p->mean[p->gains + k], p->mean_exponent, d->step);
+        if (status) return status;
+    }
+    while (have < 14) { /* the highest class that can spare a bit, of equal ones the first */
+        uint32_t best = c->lead + c->wide;
+        for (uint32_t i = c->lead; i < c->lead + c->wide; i++) {
+            const uint32_t class_ = coded[i].raw;
+            const uint32_t own = class_ > 53 ? (class_ - 46) / 8 : 0;
+            if (class_ >= 25 + 8 * own && coded[i].before == own &&
+                (best == c->lead + c->wide || class_ > coded[best].raw)) {
+                best = i;
+            }
+        }
+        if (best == c->lead + c->wide) break;
+        coded[best].before++;
+        have++;
+    }
+    for (uint32_t i = 0; i < c->lead + c->wide; i++) {
+        const uint32_t class_ = coded[i].raw;
+        const uint32_t raw = coded[i].before;
+        coded[i].before = c->raw_bits;
+        coded[i].raw = (uint16_t)raw;
+        coded[i].table = LQ__CU_DEAD;
+        if (class_ == 0) continue;
+        const uint32_t offset = raw == 1      ? LQ__CU_AT_1_4
+                                : raw         ? LQ__CU_AT_1_2
+                                : i < c->lead ? LQ__CU_AT_PLAIN
+                                              : LQ__CU_AT_0;
+        const uint32_t wanted = (class_ - 8 * raw + 7) * 5 + offset;
+        uint32_t t = 0;
+        while (t < c->tables && number[t] != wanted) {
+            t++;
+        }
+        if (t == c->tables) {
+            number[t] = (uint16_t)wanted;
+            lq__cu_gauss_table((uint32_t *)(void *)(image + c->bytes + t * LQ__CU_TABLE), mass,
+                               wanted);
+            c->tables++;
+        }
+        coded[i].table = (uint16_t)t;
+        if (raw) {
+            raws[c->raw_rows].before = c->raw_bits;
+            raws[c->raw_rows].column = (uint16_t)(i < c->lead ? c->wide + i : i - c->lead);
+            raws[c->raw_rows++].raw = (uint16_t)raw;
+            c->raw_bits += raw;
+        }
+    }
+    return LQ_OK;
+}
+
+/* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the planes: pairs lie eight rows apart,
+   in the two halves of a fragment of A. */
+static size_t lq__cu_plane_row(size_t n, uint32_t r)
+{
+    return n / 8 * 64 + r % 4 * 16 + r / 4 * 8 + n % 8;
+}
+
+/* Numbers of a quad's dims, and their rows of the basis. */
+static void lq__cu_codec_quad(uint8_t *high, lq__cu_quad *q, size_t n, const lq_cuda_codec *c,
+                              const lq_codec_desc *d, size_t first)
+{
+    const lq_geometry *g = &d->geometry;
+    const lq_basis *b = lq__cu_basis_of(d);
+    const uint32_t s = q->slice;
+    const bool value = lq__cu_is_value(g, s);
+    uint8_t *low = high + (size_t)c->tiles * 128 * c->wide;
+    q->gain = value ? (int32_t)(g->roles ? g->roles[s].gain : s) : -1;
+    q->slice_step = value ? b->ratio : lq__cu_pow2(b->slice_exponent[s]);
+    for (uint32_t r = 0; r < 8; r++) {
+        const uint32_t dim = (r < 4 ? q->a : q->b) + r % 4 * q->stride;
+        const size_t at = first + dim;
+        q->bias[r] = -0.0f; /* nothing, of any sign */
+        if (r % 4 >= q->count || dim >= g->slice_dims[s]) continue;
+        q->scale[r] = lq__cu_pow2(b->inverse_exponent[at]);
+        q->center[r] = (float)b->mean[at] * lq__cu_pow2(b->mean_exponent);
+        if (c->gains) {
+            q->bias[r] =
+                (float)b->center[at] * lq__cu_pow2(b->center_exponent + b->slice_exponent[s]);
+        }
+        for (uint32_t i = 0; i < min(c->wide, b->rank); i++) {
+            const int32_t m = b->inverse[at * b->inverse_stride + i];
+            const size_t to = lq__cu_plane_row(n, r) * c->wide + i;
+            high[to] = (uint8_t)((uint32_t)m >> 8);
+            low[to] = (uint8_t)m;
+        }
+    }
+}
+
+static uint64_t lq__cu_phase_step(float freq) /* turns a position, times 2^64 */
+{
+    uint32_t u;
+    memcpy(&u, &freq, 4);
+    const uint32_t e = u >> 23;
+    const uint64_t m = e ? (u & 0x7fffffu) | 0x800000u : u & 0x7fffffu;
+    const uint32_t shift = 150 - (e ? e : 1);
+    uint64_t low = m * 0x9391054au;
+    const uint64_t high = m * 0x28be60dbu + (low >> 32);
+    low &= 0xffffffffu;
+    if (shift <= 32) return high << (32 - shift) | low >> shift;
+    return shift - 32 > 63 ? 0 : high >> (shift - 32);
+}
+
+/* Quads and planes of all slices. */
+static size_t lq__cu_codec_basis(lq_cuda_codec *c, uint8_t *image, const lq_codec_desc *d)
+{
+    const lq_geometry *g = &d->geometry;
+    lq__cu_quad *quads = (lq__cu_quad *)(void *)(image + c->quads);
+    size_t n = 0;
+    size_t first = 0;
+    for (uint32_t s = 0; s < g->slice_count; s++) {
+        const uint32_t count = lq__cu_slice_quads(quads + n, g, s);
+        for (uint32_t i = 0; i < count; i++, n++) {
+            lq__cu_codec_quad(image + c->planes, &quads[n], n, c, d, first);
+        }
+        first += g->slice_dims[s];
+    }
+    return n;
+}
+
+/* Pairs of all ropes, one rope behind the other; `count` quads are told where theirs are. */
+static void lq__cu_codec_turns(lq_cuda_codec *c, uint8_t *image, const lq_codec_desc *d,
+                               size_t count)
+{
+    const lq_geometry *g = &d->geometry;
+    lq__cu_quad *quads = (lq__cu_quad *)(void *)(image + c->quads);
+    lq__cu_turn_of *turns = (lq__cu_turn_of *)(void *)(image + c->turns);
+    uint32_t at = 0;
+    for (uint32_t s = 0; s < g->slice_count; s++) {
+        const lq_rope *rope = lq__cu_rope_of(g, s);
+        if (!lq__cu_first_of_rope(g, s)) continue;
+        for (size_t n = 0; n < count; n++) {
+            const bool turns_so = lq__cu_rope_of(g, quads[n].slice) == rope;
+            quads[n].wave += quads[n].wave >= 0 && turns_so ? (int32_t)at : 0;
+        }
+        for (uint32_t i = 0; i < rope->rotary_dims / 2; i++, at++) {
+            turns[at].step = lq__cu_phase_step(rope->freqs[i]);
+            turns[at].magnitude = (rope->magnitude > 0 ? rope->magnitude : 1.0f) / 1073741824.0f;
+        }
+    }
+}
+
+LQ_CUDA_API int lq_cuda_codec_init(lq_cuda_codec *codec, void *mem, size_t mem_bytes, void *staging,
+                                   size_t staging_bytes, const lq_codec_desc *desc,
+                                   cudaStream_t stream)
+{
+    lq_cuda_codec c;
+    if (!codec || !mem || !staging || !desc || (uintptr_t)mem % 128 || (uintptr_t)staging % 16) {
+        return LQ_E_ARG;
+    }
+    int status = lq__cu_codec_plan(&c, desc);
+    if (status) return status;
+    const size_t bytes = c.bytes + LQ__CU_TABLES_MOST * LQ__CU_TABLE;
+    uint8_t *image = (uint8_t *)staging;
+    uint64_t *mass = (uint64_t *)(void *)(image + bytes);
+    if (mem_bytes < bytes || staging_bytes < bytes + (LQ__CU_MASSES + 1) * sizeof(uint64_t)) {
+        return LQ_E_SPACE;
+    }
+    memset(image, 0, bytes);
+    lq__cu_masses(mass);
+    status = lq__cu_codec_rows(&c, image, mass, desc);
+    if (status) return status;
+    lq__cu_codec_turns(&c, image, desc, lq__cu_codec_basis(&c, image, desc));
+    c.mem = (uint8_t *)mem;
+    *codec = c;
+    return cudaMemcpyAsync(mem, image, c.bytes + c.tables * LQ__CU_TABLE, cudaMemcpyHostToDevice,
+                           stream) == cudaSuccess
+               ? LQ_OK
+               : LQ_E_INTERNAL;
+}
+
+/* ---- a call ---- */
+/* What kernels know of it. Tokens of `rows` are those of whole pages, and of whole tiles. */
+typedef struct lq__cu_decoding {
+    lq_cuda_codec c;
+    lq_cuda_pages from;
+    uint32_t pages;
+    uint32_t rows;
+    int16_t *values; /* (rows, wide + lead) */
+    uint8_t *high;   /* (rows, wide) columns of the product */
+    uint8_t *low;
+    float *units;  /* (rows) */
+    float *gains;  /* (rows, gains) */
+    float2 *waves; /* (rows, waves) cosine, sine */
+    void *const *slices;
+    size_t stride;
+    uint32_t is_bf16;
+} lq__cu_decoding;
+
+static size_t lq__cu_decode_place(lq__cu_decoding *d, uint8_t *at)
+{
+    const lq_cuda_codec *c = &d->c;
+    uint8_t *const start = at;
+    d->rows = (d->from.tokens + 127) / 128 * 128;
+    d->pages = (d->from.tokens + 63) / 64;
+    d->values = (int16_t *)(void *)at;
+    at += (size_t)d->rows * (c->wide + c->lead) * 2;
+    d->high = at;
+    at += (size_t)d->rows * c->wide;
+    d->low = at;
+    at += (size_t)d->rows * c->wide;
+    d->units = (float *)(void *)at;
+    at += (size_t)d->rows * 4;
+    d->waves = (float2 *)(void *)at;
+    at += (size_t)d->rows * c->waves * 8;
+    d->gains = (float *)(void *)at;
+    at += (size_t)d->rows * c->gains * 4;
+    return (size_t)(at - start);
+}
+
+/* ---- rANS ---- */
+/* A warp's page: lane l has the state of tokens l and l + 32, and of the words from `begin` on
+   numbers l and l + 32. */
+typedef struct lq__cu_stream {
+    const uint8_t *p;
+    uint32_t n;
+    uint32_t x;
+    uint32_t words[2];
+    uint32_t begin; /* byte */
+    uint32_t at;    /* words from there on that are used, below 32 */
+    uint32_t below; /* mask of the lanes before this one */
+} lq__cu_stream;
+
+LQ__CU_DEVICE uint32_t lq__cu_u16(const uint8_t *p, uint32_t at, uint32_t n)
+{
+    return at + 2 <= n ? p[at] | (uint32_t)p[at + 1] << 8 : 0;
+}
+
+/* First states; whether they are some. */
+static __device__ bool lq__cu_stream_begin(lq__cu_stream *s, uint32_t tokens)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lanes = min(tokens, 32u);
+    const uint32_t octaves = (lanes + 1) / 2;
+    uint32_t sum;
+    if (s->n < octaves) return false;
+    const uint32_t octave = lane < lanes ? s->p[lane / 2] >> 4 * (lane & 1u) & 15u : 0;
+    sum = octave;
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        const uint32_t y = __shfl_up_sync(~0u, sum, h);
+        sum += lane >= (uint32_t)h ? y : 0;
+    }
+    const uint32_t bits = __shfl_sync(~0u, sum, 31);
+    const uint32_t size = octaves + (bits + 7) / 8;
+    if (s->n < size + 2 * lanes || (lanes & 1u && s->p[octaves - 1] >> 4) ||
+        (bits & 7u && s->p[size - 1] >> (bits & 7u))) {
+        return false;
+    }
+    const uint32_t from =
+        octaves + (sum - octave) / 8; /* what is read lies before lane 0's lo's end */
+    const uint32_t three = s->p[from] | (uint32_t)s->p[min(from + 1, s->n - 1)] << 8 |
+                           (uint32_t)s->p[min(from + 2, s->n - 1)] << 16;
+    const uint32_t high = 1u << octave | (three >> ((sum - octave) & 7u) & ((1u << octave) - 1));
+    s->x = lane < lanes ? high << 16 | lq__cu_u16(s->p, size + 2 * lane, s->n) : 1u << 16;
+    s->begin = size + 2 * lanes;
+    s->at = 0;
+    s->words[0] = lq__cu_u16(s->p, s->begin + 2 * lane, s->n);
+    s->words[1] = lq__cu_u16(s->p, s->begin + 64 + 2 * lane, s->n);
+    asm("mov.u32 %0, %%lanemask_lt;" : "=r"(s->below));
+    return true;
+}
+
+/* A symbol of each lane that is there: its value. table: shared memory. */
+LQ__CU_DEVICE int32_t lq__cu_symbol(lq__cu_stream *s, uint32_t table, bool there)
+{
+    const uint32_t slot = s->x & 0xffffu;
+    const uint32_t bucket = lq__cu_lds(table + (slot >> 10) * 4);
+    const uint32_t off = slot & 1023u;
+    const uint32_t i = (bucket & 31u) + (off >= (bucket >> 5 & 2047u)) + (off >= bucket >> 16);
+    const uint2 of = lq__cu_lds2(table + 256 + i * 8);
+    const uint32_t y = (of.x & 0xffffu) * (s->x >> 16) + slot - (of.x >> 16);
+    const bool need = there && y < 65536u;
+    const uint32_t needs = __ballot_sync(~0u, need);
+    const uint32_t k = s->at + (uint32_t)__popc(needs & s->below);
+    const uint32_t w0 = __shfl_sync(~0u, s->words[0], (int)(k & 31u));
+    const uint32_t w1 = __shfl_sync(~0u, s->words[1], (int)(k & 31u));
+    const uint32_t z = need ? y << 16 | (k < 32 ? w0 : w1) : y;
+    s->x = there ? z : s->x;
+    s->at += (uint32_t)__popc(needs);
+    if (s->at >= 32) {
+        s->at -= 32;
+        s->begin += 64;
+        s->words[0] = s->words[1];
+        s->words[1] = lq__cu_u16(s->p, s->begin + 64 + 2 * (threadIdx.x % 32), s->n);
+    }
+    return there ? (int32_t)of.y : 0;
+}
+
+/* The raw section: the bits of the last states in shared memory, zeros behind them, then bytes. */
+typedef struct lq__cu_section {
+    const uint8_t *p; /* bytes at .. n - 1 */
+    uint32_t at;
+    uint32_t n;
+    const uint32_t *first;
+    uint32_t firsts; /* bits there */
+    uint32_t total;
+} lq__cu_section;
+
+/* 32 bits from bit `at` on, zeros behind the last one. */
+LQ__CU_DEVICE uint32_t lq__cu_section_bits(const lq__cu_section *s, uint32_t at)
+{
+    uint32_t x = 0;
+    uint32_t have = 0;
+    if (at < s->firsts) {
+        x = __funnelshift_r(s->first[at / 32], s->first[at / 32 + 1], at);
+        have = s->firsts - at;
+    }
+    if (have < 32) {
+        const uint32_t bit = at < s->firsts ? 0 : at - s->firsts;
+        const uint32_t byte = s->at + bit / 8;
+        uint64_t y = 0;
+        for (uint32_t i = 0; i < 5; i++) {
+            y |= byte + i < s->n ? (uint64_t)s->p[byte + i] << 8 * i : 0;
+        }
+        x |= (uint32_t)(y >> (bit & 7u)) << have;
+    }
+    return x;
+}
+
+/* The last states to `first`, zeros before; their bits. */
+static __device__ uint32_t lq__cu_payload(uint32_t *first, uint32_t state, uint32_t tokens)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t octave = (uint32_t)lq__cu_log2(max(state >> 16, 1u));
+    const uint64_t high = (state >> 16) - (1u << octave);
+    const uint64_t bits = octave | high << 4 | (uint64_t)(state & 0xffffu) << (4 + octave);
+    uint32_t sum = lane < tokens ? 20 + octave : 0;
+    const uint32_t mine = sum;
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        const uint32_t y = __shfl_up_sync(~0u, sum, h);
+        sum += lane >= (uint32_t)h ? y : 0;
+    }
+    if (mine) {
+        const uint32_t at = sum - mine;
+        atomicOr(&first[at / 32], (uint32_t)(bits << at % 32));
+        atomicOr(&first[at / 32 + 1], (uint32_t)(bits << at % 32 >> 32));
+        if (at % 32) atomicOr(&first[at / 32 + 2], (uint32_t)(bits >> (64 - at % 32)));
+    }
+    __syncwarp();
+    return __shfl_sync(~0u, sum, 31);
+}
+
+/* Rows with raw bits get them. values: this page's. Escapes do later. */
+static __device__ void lq__cu_merge(int16_t *values, const lq__cu_decoding *d,
+                                    const lq__cu_section *s, uint32_t tokens)
+{
+    const lq__cu_raw_row *raws = (const lq__cu_raw_row *)(const void *)(d->c.mem + d->c.raws);
+    for (uint32_t k = 0; k < d->c.raw_rows; k++) {
+        const lq__cu_raw_row row = raws[k];
+        for (uint32_t t = threadIdx.x % 32; t < tokens; t += 32) {
+            int16_t *v = values + (size_t)t * (d->c.wide + d->c.lead) + row.column;
+            const uint32_t bits = lq__cu_section_bits(s, row.before * tokens + t * row.raw);
+            if (*v != LQ__CU_ESCAPE) {
+                *v = (int16_t)((uint32_t)*v << row.raw | (bits & ((1u << row.raw) - 1)));
+            }
+        }
+    }
+}
+
+/* A value that escaped, of a token: its code at bit *at of the section. */
+static __device__ bool lq__cu_escape(int32_t *value, uint32_t *at, const lq__cu_section *s,
+                                     const lq__cu_coded *row, uint32_t token, uint32_t tokens)
+{
+    uint32_t code = lq__cu_section_bits(s, *at);
+    const uint32_t zeros = (uint32_t)__ffs((int)(code | 32768u)) - 1;
+    const uint32_t raw = lq__cu_section_bits(s, row->before * tokens + token * row->raw);
+    if (zeros == 15 || s->total - *at < 2 * zeros + 3) return false;
+    code = (code >> (zeros + 1) & ((1u << (zeros + 2)) - 1)) + (1u << (zeros + 2)) - 4;
+    *at += 2 * zeros + 3;
+    const int32_t h = (int32_t)(code >> 1) ^ -(int32_t)(code & 1u);
+    *value = h * (1 << row->raw) + (int32_t)(raw & ((1u << row->raw) - 1));
+    return code <= 65535 && *value >= -32768 && *value <= 32767;
+}
+
+/* All escapes of a page, in eights of rows that have some; whether the section ends behind them. */
+static __device__ bool lq__cu_escapes(int16_t *values, const lq__cu_decoding *d,
+                                      const lq__cu_section *s, uint32_t tokens,
+                                      const uint32_t *eights, uint32_t count)
+{
+    const lq__cu_coded *coded = (const lq__cu_coded *)(const void *)(d->c.mem + d->c.coded);
+    const uint32_t lane = threadIdx.x % 32;
+    const size_t stride = d->c.wide + d->c.lead;
+    uint32_t at = d->c.raw_bits * tokens;
+    bool fine = at <= s->total;
+    for (uint32_t i = 0; i < count && fine; i++) {
+        if (!(eights[i / 32] >> i % 32 & 1u)) continue;
+        for (uint32_t row = 8 * i; row < 8 * i + 8 && fine; row++) {
+            int16_t *v = values + (row < d->c.lead ? d->c.wide + row : row - d->c.lead);
+            const lq__cu_coded of = coded[row];
+            uint64_t left = __ballot_sync(~0u, lane < tokens && v[lane * stride] == LQ__CU_ESCAPE);
+            left |= (uint64_t)__ballot_sync(~0u, lane + 32 < tokens &&
+                                                     v[(lane + 32) * stride] == LQ__CU_ESCAPE)
+                    << 32;
+            for (; left && fine; left &= left - 1) {
+                const uint32_t token = (uint32_t)__ffsll((long long)left) - 1;
+                int32_t value = 0;
+                fine = lq__cu_escape(&value, &at, s, &of, token, tokens);
+                if (token % 32 == lane) v[token * stride] = (int16_t)value;
+            }
+        }
+    }
+    if (!fine || (s->n > s->at && s->total - at >= 8)) return false;
+    for (at += 32 * lane; at < s->total; at += 1024) {
+        const uint32_t bits = lq__cu_section_bits(s, at);
+        fine = fine && (s->total - at < 32 ? bits << (32 - (s->total - at)) : bits) == 0;
+    }
+    return __all_sync(~0u, fine);
+}
+
+/* The rows of a page, eight at a time; which eights have escapes. */
+static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint32_t tables,
+                                        const lq__cu_decoding *d, uint32_t tokens, uint32_t *eights)
+{
+    const lq__cu_coded *coded = (const lq__cu_coded *)(const void *)(d->c.mem + d->c.coded);
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t stride = d->c.wide + d->c.lead;
+    const uint32_t count = stride / 8;
+#pragma unroll 1
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t mine = __ldg(&coded[8 * i + lane % 8].table);
+        const uint32_t column = 8 * i < d->c.lead ? d->c.wide + 8 * i : 8 * i - d->c.lead;
+        uint32_t out[2][4];
+        int32_t least = 0;
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            const uint32_t table = __shfl_sync(~0u, mine, k);
+            int32_t v[2] = {0, 0};
+            if (table != LQ__CU_DEAD) {
+                v[0] = lq__cu_symbol(s, tables + table * LQ__CU_TABLE, lane < tokens);
+                v[1] = lq__cu_symbol(s, tables + table * LQ__CU_TABLE, lane + 32 < tokens);
+            }
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                least = min(least, v[h]);
+                out[h][k / 2] =
+                    k % 2 ? lq__cu_permute(out[h][k / 2], (uint32_t)v[h], 0x5410u) : (uint32_t)v[h];
+            }
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            *(uint4 *)(void *)(values + (size_t)(lane + 32 * h) * stride + column) =
+                make_uint4(out[h][0], out[h][1], out[h][2], out[h][3]);
+        }
+        if (__any_sync(~0u, least == LQ__CU_ESCAPE) && lane == 0) eights[i / 32] |= 1u << i % 32;
+    }
+    __syncwarp();
+}
+
+static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32)
+    lq__cu_rans_kernel(const __grid_constant__ lq__cu_decoding d)
+{
+    extern __shared__ __align__(16) uint32_t tables[];
+    __shared__ uint32_t firsts[LQ__CU_RANS_WARPS][40];
+    __shared__ uint32_t eights[LQ__CU_RANS_WARPS][68];
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t page = blockIdx.x * LQ__CU_RANS_WARPS + warp;
+    const uint4 *from = (const uint4 *)(const void *)(d.c.mem + d.c.bytes);
+    for (uint32_t i = threadIdx.x; i < d.c.tables * (LQ__CU_TABLE / 16); i += blockDim.x) {
+        ((uint4 *)(void *)tables)[i] = from[i];
+    }
+    for (uint32_t i = lane; i < 68; i += 32) {
+        eights[warp][i] = 0;
+        if (i < 40) firsts[warp][i] = 0;
+    }
+    __syncthreads();
+    if (page >= d.pages) return;
+    const uint32_t tokens = min(d.from.tokens - page * 64, 64u);
+    const uint64_t offset = d.from.offsets[page];
+    const uint32_t size = d.from.sizes[page];
+    int16_t *values = d.values + (size_t)page * 64 * (d.c.wide + d.c.lead);
+    lq__cu_stream s;
+    bool fine = size >= 4 && offset <= d.from.bytes_count && size <= d.from.bytes_count - offset;
+    s.p = d.from.bytes + (fine ? offset : 0);
+    s.n = fine ? size - 4 : 0;
+    fine = fine && s.p[s.n] == LQ_PAGE_CODED && s.p[s.n + 1] == LQ_Z && s.p[s.n + 2] == tokens &&
+           s.p[s.n + 3] == d.c.profile_index;
+    fine = fine && lq__cu_stream_begin(&s, tokens);
+    if (fine) {
+        lq__cu_section r;
+        lq__cu_page_rows(values, &s, lq__cu_shared(tables), &d, tokens, eights[warp]);
+        r.p = s.p;
+        r.n = s.n;
+        r.at = s.begin + 2 * s.at;
+        fine = r.at <= r.n;
+        r.at = min(r.at, r.n);
+        r.first = firsts[warp];
+        r.firsts = lq__cu_payload(firsts[warp], s.x, tokens);
+        r.total = r.firsts + 8 * (r.n - r.at);
+        fine = fine && d.c.raw_bits * tokens <= r.total;
+        if (fine) {
+            lq__cu_merge(values, &d, &r, tokens);
+            fine = lq__cu_escapes(values, &d, &r, tokens, eights[warp], (d.c.wide + d.c.lead) / 8);
+        }
+    } else {
+        for (uint32_t i = lane; i < 8 * (d.c.wide + d.c.lead); i += 32) {
+            ((uint4 *)(void *)values)[i] = make_uint4(0, 0, 0, 0);
+        }
+    }
+    if (!fine && lane == 0) atomicOr(d.from.flags, LQ_CUDA_BAD_DATA);
+}
+
+/* ---- columns of the product ---- */
+/* q12 of a value. */
+LQ__CU_DEVICE int32_t lq__cu_q12(int32_t k, const lq__cu_column *of)
+{
+    const uint32_t a = (uint32_t)abs(k);
+    const uint32_t n = min(a, 4u);
+    const uint32_t two[2] = {(uint16_t)of->shift[0] | (uint32_t)(uint16_t)of->shift[1] << 16,
+                             (uint16_t)of->shift[2] | (uint32_t)(uint16_t)of->shift[3] << 16};
+    const int32_t shift =
+        (int16_t)lq__cu_permute(two[0], two[1], (0x0010u + 0x0022u * (n - 1)) & 0x77u);
+    const int32_t v = (int32_t)(a * 4096u) - (n ? shift : 0);
+    return (k < 0 ? -v : v) + of->mean;
+}
+
+/* The int16 value of eight, e of four words. */
+LQ__CU_DEVICE int32_t lq__cu_of_eight(const uint4 *w, int e)
+{
+    const uint32_t x = e / 2 == 0 ? w->x : e / 2 == 1 ? w->y : e / 2 == 2 ? w->z : w->w;
+    return e % 2 ? (int32_t)x >> 16 : (int16_t)(x & 0xffffu);
+}
+
+/* cosine and sine of a phase, times 2^30. */
+static __device__ void lq__cu_sincos(int32_t *sine, int32_t *cosine, uint32_t phase)
+{
+    const uint32_t quadrant = (phase + 0x20000000u) >> 30;
+    const int64_t r = (int32_t)(phase - (quadrant << 30));
+    const int64_t a = (r * 1686629713 + ((int64_t)1 << 29)) >> 30;
+    const int64_t z = (a * a + ((int64_t)1 << 29)) >> 30;
+    int64_t s = 2959;
+    int64_t c = -296;
+    s = ((s * z) >> 30) - 213044;
+    s = ((s * z) >> 30) + 8947849;
+    s = ((s * z) >> 30) - 178956971;
+    s = a + ((((s * z) >> 30) * a) >> 30);
+    c = ((c * z) >> 30) + 26631;
+    c = ((c * z) >> 30) - 1491308;
+    c = ((c * z) >> 30) + 44739243;
+    c = ((c * z) >> 30) - 536870912;
+    c = ((int64_t)1 << 30) + ((c * z) >> 30);
+    *sine = (int32_t)(quadrant & 1u ? c : s);
+    *cosine = (int32_t)(quadrant & 1u ? s : c);
+    if (quadrant & 2u) *sine = -*sine;
+    if ((quadrant + 1) & 2u) *cosine = -*cosine;
+}
+
+/* Gains and sines of a token; by a warp. */
+static __device__ void lq__cu_token_numbers(const lq__cu_decoding *d, uint32_t t)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const int32_t *means = (const int32_t *)(const void *)(d->c.mem + d->c.means);
+    const lq__cu_turn_of *turns = (const lq__cu_turn_of *)(const void *)(d->c.mem + d->c.turns);
+    const bool there = t < d->from.tokens;
+    const int16_t *values = d->values + (size_t)t * (d->c.wide + d->c.lead) + d->c.wide;
+    for (uint32_t i = lane; i < d->c.gains; i += 32) {
+        int32_t g = there ? values[i] + means[i] : 0;
+        if (g > 127 || g < -127) {
+            atomicOr(d->from.flags, LQ_CUDA_BAD_DATA);
+            g = 0;
+        }
+        const float quarter =
+            g & 2 ? (g & 1 ? 1.681792831f : 1.414213562f) : (g & 1 ? 1.189207115f : 1.0f);
+        d->gains[(size_t)t * d->c.gains + i] =
+            quarter * __uint_as_float((uint32_t)((g >> 2) + 127) << 23);
+    }
+    int64_t position = d->from.first + (int64_t)t * d->from.stride;
+    if (d->c.waves && d->from.positions && there) position = d->from.positions[t];
+    for (uint32_t i = lane; i < d->c.waves; i += 32) {
+        int32_t sine;
+        int32_t cosine;
+        lq__cu_sincos(&sine, &cosine, (uint32_t)((uint64_t)position * turns[i].step >> 32));
+        d->waves[(size_t)t * d->c.waves + i] =
+            make_float2(__fmul_rn((float)cosine, turns[i].magnitude),
+                        __fmul_rn((float)sine, turns[i].magnitude));
+    }
+}
+
+/* A warp has eight tokens: first what their columns' squares sum to, then the columns. */
+static __global__ void __launch_bounds__(128)
+    lq__cu_columns_kernel(const __grid_constant__ lq__cu_decoding d)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t first = (blockIdx.x * 4 + threadIdx.x / 32) * 8;
+    const uint32_t stride = d.c.wide + d.c.lead;
+    const lq__cu_column *columns = (const lq__cu_column *)(const void *)(d.c.mem + d.c.columns);
+    uint64_t energy[8];
+    uint32_t shift[8];
+#pragma unroll
+    for (int t = 0; t < 8; t++) {
+        energy[t] = 0;
+        shift[t] = 0;
+    }
+#pragma unroll 1
+    for (int pass = 0; pass < 2; pass++) {
+#pragma unroll 1
+        for (uint32_t column = 8 * lane; column < d.c.wide; column += 256) {
+            lq__cu_column of[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                const uint4 x = __ldg((const uint4 *)(const void *)&columns[column + e]);
+                of[e].mean = (int32_t)x.x;
+                of[e].shift[0] = (int16_t)(x.y & 0xffffu);
+                of[e].shift[1] = (int16_t)(x.y >> 16);
+                of[e].shift[2] = (int16_t)(x.z & 0xffffu);
+                of[e].shift[3] = (int16_t)(x.z >> 16);
+            }
+#pragma unroll
+            for (int t = 0; t < 8; t++) {
+                const bool there = first + t < d.from.tokens;
+                const size_t at = (size_t)(first + t) * stride + column;
+                uint32_t high[2] = {0, 0};
+                uint32_t low[2] = {0, 0};
+                uint4 w = make_uint4(0, 0, 0, 0);
+                if (there) w = *(const uint4 *)(const void *)(d.values + at);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    const int32_t c = lq__cu_q12(lq__cu_of_eight(&w, e), &of[e]);
+                    if (pass == 0) {
+                        const int32_t v = c >> 4;
+                        energy[t] += (uint64_t)((int64_t)v * v);
+                    } else {
+                        int32_t x = (c + (1 << shift[t] >> 1)) >> shift[t];
+                        x = there ? min(max(x, -32639), 32639) : 0;
+                        const int32_t h = (x + 128) >> 8;
+                        high[e / 4] |= (uint32_t)(h & 255) << e % 4 * 8;
+                        low[e / 4] |= (uint32_t)((x - 256 * h) & 255) << e % 4 * 8;
+                    }
+                }
+                if (pass) {
+                    const size_t to = (size_t)(first + t) * d.c.wide + column;
+                    *(uint2 *)(void *)(d.high + to) = make_uint2(high[0], high[1]);
+                    *(uint2 *)(void *)(d.low + to) = make_uint2(low[0], low[1]);
+                }
+            }
+        }
+        if (pass) break;
+#pragma unroll
+        for (int t = 0; t < 8; t++) {
+            uint64_t limit = 3633789;
+#pragma unroll
+            for (int h = 1; h < 32; h *= 2) {
+                energy[t] += __shfl_xor_sync(~0u, energy[t], h);
+            }
+            while (energy[t] > limit) {
+                limit *= 4;
+                shift[t]++;
+            }
+            if (lane == 0) {
+                d.units[first + t] =
+                    __fmul_rn(d.c.step, __uint_as_float((127 - 27 + shift[t]) << 23));
+            }
+        }
+    }
+    for (uint32_t t = 0; t < 8; t++) {
+        lq__cu_token_numbers(&d, first + t);
+    }
+}
+
+/* ---- the product ----
+   Sums of int16 by int16 as four products of bytes: of high and low planes of both, the matrix' low
+   bytes without sign. A block has 128 dims and 64 tokens, each of its warps 64 by 32; lane 4 g + t
+   has quad g of its warp's 64 dims, so that a pair of dims meets in a lane. */
+#define LQ__CU_STAGES 4
+#define LQ__CU_DEEP 64u /* coefficients of a stage */
+#define LQ__CU_STAGE_BYTES (2 * (128 + 64) * LQ__CU_DEEP)
+
+LQ__CU_DEVICE void lq__cu_copy16(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+LQ__CU_DEVICE void lq__cu_matrices(uint32_t *r, uint32_t at)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* c += A B, A s8 or u8. */
+template <bool LOW>
+LQ__CU_DEVICE void lq__cu_mma_bytes(int32_t *c, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    if (LOW) {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    } else {
+        lq__cu_mma<false>(c, a[0], a[1], a[2], a[3], b0, b1);
+    }
+}
+
+/* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
+LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
+{
+    return row * LQ__CU_DEEP + (chunk ^ (row >> 1 & 3u)) * 16;
+}
+
+/* Asks for stage k: both planes of 128 rows of the matrix and of 64 tokens. */
+LQ__CU_DEVICE void lq__cu_stage(uint32_t at, const lq__cu_decoding *d, uint32_t k)
+{
+    const uint32_t row = threadIdx.x / 4;
+    const uint32_t chunk = threadIdx.x % 4;
+    const size_t plane = (size_t)d->c.tiles * 128 * d->c.wide;
+    const uint8_t *a = d->c.mem + d->c.planes + k * LQ__CU_DEEP + 16 * chunk +
+                       (size_t)(blockIdx.x * 128 + row) * d->c.wide;
+    const size_t b = (size_t)(blockIdx.y * 64 + row) * d->c.wide + k * LQ__CU_DEEP + 16 * chunk;
+#pragma unroll
+    for (uint32_t r = 0; r < 128; r += 32) {
+        const size_t step = (size_t)r * d->c.wide;
+        const uint32_t to = at + lq__cu_swizzle(row + r, chunk);
+        lq__cu_copy16(to, a + step);
+        lq__cu_copy16(to + 128 * LQ__CU_DEEP, a + plane + step);
+        if (r < 64) {
+            lq__cu_copy16(to + 256 * LQ__CU_DEEP, d->high + b + step);
+            lq__cu_copy16(to + 320 * LQ__CU_DEEP, d->low + b + step);
+        }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* 32 coefficients of a stage: sums of high and high bytes, of high and low, of low and low. */
+LQ__CU_DEVICE void lq__cu_multiply(int32_t (*high)[4][4], int32_t (*middle)[4][4],
+                                   int32_t (*low)[4][4], uint32_t at, uint32_t chunk)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t a_row = warp / 2 * 64 + lane % 16;
+    const uint32_t b_row = warp % 2 * 32 + lane % 8 + lane / 16 * 8;
+    uint32_t b[2][2][4]; /* plane, two eights of tokens: both halves of each */
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            lq__cu_matrices(b[p][n], at + (256 + 64 * p) * LQ__CU_DEEP +
+                                         lq__cu_swizzle(b_row + 16 * n, chunk + lane / 8 % 2));
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < 4; m++) {
+        uint32_t a[2][4];
+#pragma unroll
+        for (int p = 0; p < 2; p++) {
+            lq__cu_matrices(a[p], at + 128 * p * LQ__CU_DEEP +
+                                      lq__cu_swizzle(a_row + 16 * m, chunk + lane / 16));
+        }
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const uint32_t *h = &b[0][n / 2][n % 2 * 2];
+            const uint32_t *l = &b[1][n / 2][n % 2 * 2];
+            lq__cu_mma_bytes<false>(high[m][n], a[0], h[0], h[1]);
+            lq__cu_mma_bytes<false>(middle[m][n], a[0], l[0], l[1]);
+            lq__cu_mma_bytes<true>(low[m][n], a[1], l[0], l[1]);
+        }
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const uint32_t *h = &b[0][n / 2][n % 2 * 2];
+            lq__cu_mma_bytes<true>(middle[m][n], a[1], h[0], h[1]);
+        }
+    }
+}
+
+/* y unit + center size: the products are exact, and what their sum loses is put back. */
+LQ__CU_DEVICE float lq__cu_centred_sum(float y, float unit, float center, float size)
+{
+    const float p = __fmul_rn(y, unit);
+    const float q = __fmul_rn(center, size);
+    const float s = __fadd_rn(p, q);
+    const float v = __fsub_rn(s, p);
+    const float lost = __fadd_rn(__fsub_rn(p, __fsub_rn(s, v)), __fsub_rn(q, v));
+    const float more = __fadd_rn(__fmaf_rn(y, unit, -p), __fmaf_rn(center, size, -q));
+    return __fadd_rn(s, __fadd_rn(lost, more));
+}
+
+/* A token's four pairs of a quad to memory. y: sums, those of a and then those of b. */
+LQ__CU_DEVICE void lq__cu_vector_out(const lq__cu_decoding *d, const lq__cu_quad *q, uint8_t *slice,
+                                     const int32_t *y, uint32_t t)
+{
+    const float size = q->gain < 0 ? q->slice_step
+                                   : __fmul_rn(d->gains[(size_t)t * d->c.gains + (uint32_t)q->gain],
+                                               q->slice_step);
+    const float unit = __fmul_rn(d->units[t], size);
+    float x[8];
+#pragma unroll
+    for (int r = 0; r < 8; r++) {
+        x[r] = lq__cu_centred_sum((float)y[r], __fmul_rn(unit, q->scale[r]), q->center[r], size);
+    }
+    if (q->wave >= 0) {
+        const float2 *waves = d->waves + (size_t)t * d->c.waves + (uint32_t)q->wave;
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const float2 w = waves[(uint32_t)r < q->count ? r : 0];
+            const float u = x[r];
+            const float v = x[4 + r];
+            x[r] = __fsub_rn(__fmul_rn(u, w.x), __fmul_rn(v, w.y));
+            x[4 + r] = __fadd_rn(__fmul_rn(v, w.x), __fmul_rn(u, w.y));
+        }
+    }
+    uint16_t *to = (uint16_t *)(void *)slice + (size_t)t * d->stride;
+    uint32_t h[8];
+#pragma unroll
+    for (int r = 0; r < 8; r++) {
+        h[r] = lq__cu_half_of(__fadd_rn(x[r], q->bias[r]), d->is_bf16);
+    }
+    if (q->count == 4 && q->stride == 1 &&
+        (((uintptr_t)(to + q->a) | (uintptr_t)(to + q->b)) & 7) == 0) {
+        *(uint2 *)(void *)(to + q->a) = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
+        *(uint2 *)(void *)(to + q->b) = make_uint2(h[4] | h[5] << 16, h[6] | h[7] << 16);
+        return;
+    }
+#pragma unroll
+    for (uint32_t r = 0; r < 4; r++) {
+        if (r < q->count) {
+            to[q->a + r * q->stride] = (uint16_t)h[r];
+            if (q->b + r * q->stride < q->dims) to[q->b + r * q->stride] = (uint16_t)h[4 + r];
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(128, 2)
+    lq__cu_product_kernel(const __grid_constant__ lq__cu_decoding d)
+{
+    extern __shared__ __align__(128) uint8_t stages[];
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t count = d.c.wide / LQ__CU_DEEP;
+    const uint32_t at = lq__cu_shared(stages);
+    int32_t high[4][4][4] = {};
+    int32_t middle[4][4][4] = {};
+    int32_t low[4][4][4] = {};
+#pragma unroll 1
+    for (uint32_t k = 0; k < LQ__CU_STAGES - 1; k++) {
+        if (k < count) {
+            lq__cu_stage(at + k * LQ__CU_STAGE_BYTES, &d, k);
+        } else {
+            asm volatile("cp.async.commit_group;" ::: "memory");
+        }
+    }
+#pragma unroll 1
+    for (uint32_t k = 0; k < count; k++) {
+        const uint32_t next = k + LQ__CU_STAGES - 1;
+        const uint32_t stage = at + k % LQ__CU_STAGES * LQ__CU_STAGE_BYTES;
+        asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 2) : "memory");
+        __syncthreads();
+        if (next < count) {
+            lq__cu_stage(at + next % LQ__CU_STAGES * LQ__CU_STAGE_BYTES, &d, next);
+        } else {
+            asm volatile("cp.async.commit_group;" ::: "memory");
+        }
+        lq__cu_multiply(high, middle, low, stage, 0);
+        lq__cu_multiply(high, middle, low, stage, 2);
+    }
+    const uint32_t n = blockIdx.x * 16 + warp / 2 * 8 + lane / 4;
+    const lq__cu_quad q = ((const lq__cu_quad *)(const void *)(d.c.mem + d.c.quads))[n];
+    if (q.count == 0) return;
+    uint8_t *slice = (uint8_t *)d.slices[q.slice];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const uint32_t t = blockIdx.y * 64 + warp % 2 * 32 + 8 * i + 2 * (lane % 4) + e;
+            int32_t y[8];
+#pragma unroll
+            for (int r = 0; r < 8; r++) {
+                const int f = e + r / 4 * 2;
+                y[r] = (int32_t)(((uint32_t)high[r % 4][i][f] << 16) +
+                                 ((uint32_t)middle[r % 4][i][f] << 8) + (uint32_t)low[r % 4][i][f]);
+            }
+            if (t < d.from.tokens) lq__cu_vector_out(&d, &q, slice, y, t);
+        }
+    }
+}
+
+/* The launches of a call. */
+static int lq__cu_rans_start(const lq__cu_decoding &d, cudaStream_t stream)
+{
+    const uint32_t blocks = (d.pages + LQ__CU_RANS_WARPS - 1) / LQ__CU_RANS_WARPS;
+    const uint32_t bytes = d.c.tables * LQ__CU_TABLE;
+    if (cudaFuncSetAttribute(lq__cu_rans_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)bytes) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    lq__cu_rans_kernel<<<blocks, LQ__CU_RANS_WARPS * 32, bytes, stream>>>(d);
+    return lq__cu_launched();
+}
+
+static int lq__cu_columns_start(const lq__cu_decoding &d, cudaStream_t stream)
+{
+    lq__cu_columns_kernel<<<d.rows / 32, 128, 0, stream>>>(d);
+    return lq__cu_launched();
+}
+
+static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
+{
+    const uint32_t bytes = LQ__CU_STAGES * LQ__CU_STAGE_BYTES;
+    if (cudaFuncSetAttribute(lq__cu_product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)bytes) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    lq__cu_product_kernel<<<dim3(d.c.tiles, (d.from.tokens + 63) / 64), 128, bytes, stream>>>(d);
+    return lq__cu_launched();
+}
+
+LQ_CUDA_API size_t lq_cuda_decode_workspace_bytes(const lq_cuda_codec *codec, uint32_t tokens)
+{
+    lq__cu_decoding d;
+    if (!codec || tokens == 0 || tokens > LQ__CU_DECODED) return 0;
+    memset(&d, 0, sizeof d);
+    d.c = *codec;
+    d.from.tokens = tokens;
+    return lq__cu_decode_place(&d, NULL);
+}
+
+LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors *dst,
+                               const lq_cuda_pages *pages, void *workspace, size_t workspace_bytes,
+                               cudaStream_t stream)
+{
+    lq__cu_decoding d;
+    memset(&d, 0, sizeof d);
+    if (!codec || !dst || !dst->slices || !pages || !pages->bytes || !pages->offsets ||
+        !pages->sizes || !pages->flags || pages->tokens == 0 || pages->tokens > LQ__CU_DECODED ||
+        (dst->type && dst->type != LQ_F16 && dst->type != LQ_BF16) || dst->token_stride == 0 ||
+        !workspace || (uintptr_t)workspace % 128) {
+        return LQ_E_ARG;
+    }
+    d.c = *codec;
+    d.from = *pages;
+    d.from.stride = pages->stride ? pages->stride : 1;
+    d.slices = dst->slices;
+    d.stride = dst->token_stride;
+    d.is_bf16 = dst->type == LQ_BF16;
+    if (workspace_bytes < lq__cu_decode_place(&d, (uint8_t *)workspace)) return LQ_E_SPACE;
+    int status = lq__cu_rans_start(d, stream);
+    if (status == LQ_OK) status = lq__cu_columns_start(d, stream);
+    return status == LQ_OK ? lq__cu_product_start(d, stream) : status;
+}
+
+/* ================================================================================================
    >>end
    ============================================================================================== */
 #undef LQ__CU_KINDS
+#undef LQ__CU_STAGE_BYTES
+#undef LQ__CU_DEEP
+#undef LQ__CU_STAGES
+#undef LQ__CU_TABLES_MOST
+#undef LQ__CU_MASSES
+#undef LQ__CU_DECODED
+#undef LQ__CU_RANS_WARPS
+#undef LQ__CU_TABLE
+#undef LQ__CU_DEAD
+#undef LQ__CU_ESCAPE
 #undef LQ__CU_BOTH
 #undef LQ__CU_DEVICE
 #undef LQ__CU_TOKENS

@@ -311,7 +311,7 @@ typedef struct lq_cuda_codec {
 } lq_cuda_codec;
 
 /* Pages of a codec, all on the device.
-     bytes, bytes_count  memory that they are in
+     bytes, bytes_count  memory that they are in, aligned to 16; below 2 GB a page
      offsets    (ceil(tokens / 64)) where in it each begins
      sizes      of each page, its trailer included
      tokens     1 ..: page i has tokens 64 i .. 64 i + 63, the last one those that are left
@@ -1694,7 +1694,8 @@ LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_
 }
 
 #define LQ__CU_FIT 1024u /* threads of a block that fits */
-#define LQ__CU_CLUSTER 8 /* blocks of a cluster that does; of 32 epochs each has four */
+#define LQ__CU_CLUSTER 8 /* blocks of a cluster that does */
+#define LQ__CU_BEGINS 32u /* epochs that begin in a step, at most */
 
 /* The largest of all threads' numbers; their sum. All threads wait. */
 static __device__ uint64_t lq__cu_most(uint64_t x, uint64_t *shared)
@@ -1773,10 +1774,19 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
     int64_t power = 0;
     int32_t mean = 0;
     int32_t halves = 0;
-    for (uint32_t i = 0; i < 32 && mine; i++) {
-        const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
+    uint32_t raws[16];
+#pragma unroll
+    for (uint32_t i = 0; i < 16; i++) { /* all on their way before the first is needed */
+        const uint32_t e = mine ? d : 0;
+        raws[i] = lq__cu_row(p, q, src, 0, s, head, at + 2 * i)[e] |
+                  (uint32_t)lq__cu_row(p, q, src, 0, s, head, at + 2 * i + 1)[e] << 16;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 32; i++) {
+        const uint32_t raw = raws[i / 2] >> i % 2 * 16 & 0xffffu;
         most = max(most, __float_as_uint(lq__cu_float(raw, p->is_bf16)) & 0x7fffffffu);
     }
+    most = mine ? most : 0;
     most = (uint32_t)lq__cu_most(most, shared);
     int32_t unit = max((int32_t)(most >> 23) - 127 - 19, -120) + 6;
     float scale = __uint_as_float((uint32_t)(127 - unit) << 23);
@@ -1787,8 +1797,9 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
         mean = __float2int_rn(__fmul_rn(__uint_as_float(bits), scale));
         mean = m < 0 ? -mean : mean;
     }
-    for (uint32_t i = 0; i < 32 && mine; i++) {
-        const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
+#pragma unroll
+    for (uint32_t i = 0; i < 32; i++) {
+        const uint32_t raw = raws[i / 2] >> i % 2 * 16 & 0xffffu;
         const float f = lq__cu_float(raw, p->is_bf16);
         const uint32_t x = (uint32_t)(__float2int_rn(__fmul_rn(f, scale)) - mean);
         eight += x * x >> 5;
@@ -1841,46 +1852,44 @@ LQ__CU_DEVICE void lq__cu_meet(void)
 #endif
 }
 
-/* The sum of threads of a number in a cluster's blocks; they wait. room: (256), and another one the
-   next time. */
-static __device__ int64_t lq__cu_sum_blocks(int64_t x, int64_t *room)
+/* The sum of a number of a cluster's blocks, which all have it at the same place. */
+static __device__ int64_t lq__cu_sum_blocks(const int64_t *mine)
 {
     const uint32_t ranks = lq__cu_ranks();
-    if (ranks == 1) return x;
-    if (threadIdx.x < 256) room[threadIdx.x] = x;
-    lq__cu_meet();
+    int64_t x = *mine;
 #if __CUDA_ARCH__ >= 900
-    x = 0;
-    for (uint32_t r = 0; r < ranks && threadIdx.x < 256; r++) {
+    if (ranks > 1) x = 0;
+    for (uint32_t r = 0; r < ranks && ranks > 1; r++) {
         uint32_t at;
         int64_t y;
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
                      : "=r"(at)
-                     : "r"(lq__cu_shared(room + threadIdx.x)), "r"(r));
+                     : "r"(lq__cu_shared(mine)), "r"(r));
         asm volatile("ld.shared::cluster.s64 %0, [%1];" : "=l"(y) : "r"(at) : "memory");
         x += y;
     }
 #endif
+    (void)ranks;
     return x;
 }
 
-/* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some
-   tokens. All threads, and blocks of a cluster, wait. */
+/* The sum of dim d over those of tokens from .. to - 1 that a block, `rank` of `ranks`, has, to
+   thread d: each thread has two dims of some tokens. All threads wait. */
 static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
                                             const lq__cu_source *src, int stream, uint32_t s,
                                             uint32_t head, uint32_t from, uint32_t to,
-                                            int64_t *room, int64_t *others)
+                                            uint32_t rank, uint32_t ranks, int64_t *room)
 {
     const uint32_t pairs = p->dims / 2;
     const uint32_t groups = LQ__CU_FIT / pairs;
     const uint32_t d = threadIdx.x % pairs * 2;
     const uint32_t group = threadIdx.x / pairs;
-    const uint32_t step = groups * lq__cu_ranks();
+    const uint32_t step = groups * ranks;
     int64_t sum[2] = {0, 0};
     if (group < groups) {
         const size_t stride = step * src->token_stride;
         const uint16_t *row;
-        uint32_t t = from + lq__cu_rank() * groups + group;
+        uint32_t t = from + rank * groups + group;
         for (; t < to && t < q->old; t += step) {
             const uint32_t two =
                 *(const uint32_t *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
@@ -1896,11 +1905,14 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
                 two[i] =
                     t + i * step < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
             }
+            int32_t eight[2] = {0, 0}; /* of at most 2^27 each */
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                sum[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
-                sum[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
+                eight[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
+                eight[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
             }
+            sum[0] += eight[0];
+            sum[1] += eight[1];
             t += 8 * step;
             row += 8 * stride;
         }
@@ -1913,7 +1925,7 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
         sum[0] += room[i * p->dims + threadIdx.x];
     }
     __syncthreads();
-    return lq__cu_sum_blocks(sum[0], others);
+    return sum[0];
 }
 
 /* What an epoch that begins with token t is given, of its sums `all`, thread d's of dim d. */
@@ -1934,67 +1946,79 @@ static __device__ void lq__cu_fit_epoch(const lq__cu_plan *p, const lq__cu_seque
 
 /* A block, or a cluster, for a head, stream and sequence: takes tokens that are sealed into the
    sums, and gives epochs that begin their means and shapes; in a cluster each block some of them,
-   when the sums are done. */
+   when the sums are done. parts: (33, dims), of each such epoch, and of all in the end, what this
+   block has. */
 static __global__ void __launch_bounds__(LQ__CU_FIT)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
+    extern __shared__ int64_t parts[];
     __shared__ uint64_t shared[LQ__CU_FIT / 32];
     __shared__ int64_t room[2 * LQ__CU_FIT];
-    __shared__ int64_t others[2][256]; /* what blocks of a cluster have for each other, by turns */
-    __shared__ int64_t later[32 / LQ__CU_CLUSTER][256];
+    __shared__ uint32_t begins[LQ__CU_BEGINS];
     const uint32_t s = blockIdx.y;
     const uint32_t ranks = lq__cu_ranks();
+    const uint32_t rank = lq__cu_rank();
     const uint32_t x = blockIdx.x / ranks;
     const int stream = (int)(x / p.heads);
     const uint32_t head = x % p.heads;
     const lq__cu_source src = stream ? v : k;
     const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
     const uint32_t d = threadIdx.x;
-    uint32_t begins[32 / LQ__CU_CLUSTER];
+    const uint32_t mine = min(d, p.dims - 1);
     uint32_t count = 0;
-    uint32_t turn = 0;
     int64_t sum = 0;
     if (!q.state || q.sealed == q.to) return;
     int64_t *sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
-    if (d < p.dims) sum = sums[d];
+    if (rank == 0) sum = sums[mine];
 #pragma unroll 1
     for (uint32_t t = q.sealed; t < q.to;) {
         const uint32_t epoch = lq__cu_epoch((t - p.sinks) / LQ__CU_TOKENS);
         const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
         if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS &&
             (stream == 0 || epoch % 4 == 0)) {
-            const int64_t all =
-                sum + lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, t + 8 + p.window, room,
-                                        others[turn++ & 1u]);
-            if (ranks == 1) {
-                lq__cu_fit_epoch(&p, &q, &src, stream, s, head, t, all, shared);
-            } else if ((stream ? epoch / 4 : epoch) % ranks == lq__cu_rank()) {
-                if (d < 256) later[count][d] = all;
-                begins[count++] = t;
+            int64_t all = sum; /* and what is behind, by the block whose epoch it is */
+            if ((count + count / ranks) % ranks == rank) {
+                all += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, t + 8 + p.window, 0, 1,
+                                         room);
             }
+            if (d < p.dims) parts[count * p.dims + d] = all;
+            if (d == 0) begins[count] = t;
+            count++;
         }
-        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room, others[turn++ & 1u]);
+        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, rank, ranks, room);
         t = next;
     }
+    if (d < p.dims) parts[count * p.dims + d] = sum;
+    __syncthreads();
+    lq__cu_meet();
+#pragma unroll 1
     for (uint32_t i = 0; i < count; i++) {
-        lq__cu_fit_epoch(&p, &q, &src, stream, s, head, begins[i], d < 256 ? later[i][d] : 0,
-                         shared);
+        if ((i + i / ranks) % ranks == rank) { /* each fourth one has a shape, too */
+            lq__cu_fit_epoch(&p, &q, &src, stream, s, head, begins[i],
+                             lq__cu_sum_blocks(&parts[i * p.dims + mine]), shared);
+        }
     }
-    if (ranks > 1) lq__cu_meet(); /* nobody leaves whose sums are still read */
-    if (d < p.dims && lq__cu_rank() == 0) sums[d] = sum;
+    if (d < p.dims && rank == 0) sums[d] = lq__cu_sum_blocks(&parts[count * p.dims + d]);
+    lq__cu_meet(); /* nobody leaves whose sums are still read */
 }
 
 /* Starts it: long steps with eight blocks for each sum, where there are clusters. */
-static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+static int lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
                              const lq__cu_source *v, cudaStream_t stream)
 {
+    const size_t parts = (size_t)(LQ__CU_BEGINS + 1) * p->dims * sizeof(int64_t);
     cudaFuncAttributes is;
     cudaLaunchConfig_t how = {};
     cudaLaunchAttribute cluster = {};
+    if (cudaFuncSetAttribute(lq__cu_fit_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)parts) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
     if (b->most < 1024 || cudaFuncGetAttributes(&is, lq__cu_fit_kernel) != cudaSuccess ||
         is.ptxVersion < 90) {
-        lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, 0, stream>>>(*p, *b, *k, *v);
-        return;
+        lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, parts, stream>>>(*p, *b, *k,
+                                                                                       *v);
+        return lq__cu_launched();
     }
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = LQ__CU_CLUSTER;
@@ -2002,10 +2026,12 @@ static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const 
     cluster.val.clusterDim.z = 1;
     how.gridDim = dim3(LQ__CU_CLUSTER * 2 * p->heads, b->count);
     how.blockDim = dim3(LQ__CU_FIT);
+    how.dynamicSmemBytes = parts;
     how.stream = stream;
     how.attrs = &cluster;
     how.numAttrs = 1;
-    (void)cudaLaunchKernelEx(&how, lq__cu_fit_kernel, *p, *b, *k, *v); /* see lq__cu_launched */
+    (void)cudaLaunchKernelEx(&how, lq__cu_fit_kernel, *p, *b, *k, *v);
+    return lq__cu_launched();
 }
 
 /* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
@@ -2987,7 +3013,7 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
         return LQ_E_ARG;
     }
     raw = min(b.most, p.sinks + p.ring);
-    lq__cu_fit_start(&p, &b, &from_k, &from_v, stream);
+    if (lq__cu_fit_start(&p, &b, &from_k, &from_v, stream) != LQ_OK) return LQ_E_INTERNAL;
 #define LQ__CU_ROW(name, wide)                                                           \
     if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                             \
         lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &b, &from_k, &from_v, stream); \
@@ -5498,27 +5524,29 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 /* ================================================================================================
    >>restore   coded pages of archives to vectors: rANS, dequantizing, a dense basis
 
-   Four launches: a warp a page decodes its stream to values by token; a warp for eight tokens makes
+   Four launches: a warp a page decodes its stream to values by token; a warp for a few tokens makes
    these the int16 columns of the matrix product, in two planes of bytes, and finds units, gains and
    the sines of its positions; the product runs on the tensor cores, and its sums become vectors.
 
    The host makes all that a codec knows of its profile, as "DECODING PAGES" of latticequant.h tells:
-   tables of intervals by class, what raw bits each row has, centroids, means. A row's table is 512
+   tables of intervals by class, what raw bits each row has, centroids, means. A row's table is 768
    bytes:
-     buckets    u32 (64), of 1024 slots: the interval that holds the first one, and how many slots
-                are before the next one (from bit 5 on) and before the one after that (from bit 16)
-     intervals  (32): u32 slots + 2^16 first slot; i32 value
+     buckets    (64) of 1024 slots: u32 the last slots of the interval that holds the first one, and
+                2^16 times that of the next one; u32 where the former is in the table
+     intervals  (32) u32 slots; u32 first slot + 2^16 value
+   Rows that are not coded have a table of one interval of 2^16 slots, which leaves states as they
+   are: so rows need no branches.
    ============================================================================================== */
 #define LQ__CU_ESCAPE (-32768) /* in place of a value that is still to be read */
-#define LQ__CU_DEAD 0xffffu
-#define LQ__CU_TABLE 512u
+#define LQ__CU_TABLE 768u
+#define LQ__CU_WORDS 4096u /* bytes of a warp's ring of words; 16 more are its first ones again */
 #define LQ__CU_RANS_WARPS 4u
 #define LQ__CU_DECODED (1u << 24) /* tokens of a call, at most */
 
 /* A row that is coded. */
 typedef struct lq__cu_coded {
     uint32_t before; /* raw bits of rows before it, of a token */
-    uint16_t table;  /* LQ__CU_DEAD: none */
+    uint16_t table;  /* 0: of rows that are not coded */
     uint16_t raw;
 } lq__cu_coded;
 
@@ -5529,7 +5557,8 @@ typedef struct lq__cu_raw_row {
     uint16_t raw;
 } lq__cu_raw_row;
 
-/* A coefficient: q12 mean; what 1, 2, 3, 4 and more are less than their q12. */
+/* A coefficient: q12 mean; what 1, 2, 3, 4 and more are less than their q12. Of 256 coefficients
+   the e-th of 32 eights are side by side. */
 typedef struct lq__cu_column {
     int32_t mean;
     int16_t shift[4];
@@ -5788,7 +5817,29 @@ static uint32_t lq__cu_place_intervals(lq__cu_intervals *best, uint32_t *freq)
     return kinds.rares + kinds.bigs;
 }
 
-/* The table of a number: (class + 7) 5 + offset; to: LQ__CU_TABLE bytes. */
+/* A table of intervals; to: LQ__CU_TABLE bytes. */
+static void lq__cu_table_of(uint32_t *to, const lq__cu_intervals *of, uint32_t count)
+{
+    uint32_t last[34];
+    uint32_t at = 0;
+    for (uint32_t s = 0; s < 32; s++) { /* what is behind the last one is never found */
+        const uint32_t i = s < count ? of->order[s] : 0;
+        to[128 + 2 * s] = s < count ? of->slots[s] : 1;
+        to[129 + 2 * s] = (at & 0xffffu) | (uint32_t)(i ? (int32_t)i - 16 : LQ__CU_ESCAPE) << 16;
+        at += s < count ? of->slots[s] : 0;
+        last[s] = s < count ? at - 1 : 65535;
+    }
+    last[32] = last[33] = 65535;
+    for (uint32_t b = 0, s = 0; b < 64; b++) {
+        while (last[s] < b * 1024) {
+            s++;
+        }
+        to[2 * b] = last[s] | last[s + 1] << 16;
+        to[2 * b + 1] = 512 + 8 * s;
+    }
+}
+
+/* The table of a number: (class + 7) 5 + offset. */
 static void lq__cu_gauss_table(uint32_t *to, const uint64_t *mass, uint32_t number)
 {
     const int class_ = (int)(number / 5) - 7;
@@ -5818,23 +5869,7 @@ static void lq__cu_gauss_table(uint32_t *to, const uint64_t *mass, uint32_t numb
     lq__cu_intervals of;
     memset(&of, 0, sizeof of);
     const uint32_t count = lq__cu_place_intervals(&of, freq);
-    uint32_t end[34];
-    uint32_t at = 0;
-    for (uint32_t s = 0; s < 32; s++) { /* what is behind the last one is never found */
-        const uint32_t i = s < count ? of.order[s] : 0;
-        to[64 + 2 * s] = s < count ? of.slots[s] | at << 16 : 1;
-        to[65 + 2 * s] = (uint32_t)(i ? (int32_t)i - 16 : LQ__CU_ESCAPE);
-        at += s < count ? of.slots[s] : 0;
-        end[s] = s < count ? at : 65536;
-    }
-    end[32] = end[33] = 65536;
-    for (uint32_t b = 0, s = 0; b < 64; b++) {
-        while (end[s] <= b * 1024) {
-            s++;
-        }
-        to[b] = s | (min(end[s], (b + 1) * 1024) - b * 1024) << 5 |
-                (min(end[s + 1], (b + 1) * 1024) - b * 1024) << 16;
-    }
+    lq__cu_table_of(to, &of, count);
 }
 
 /* ---- on the host: a codec's plan ---- */
@@ -5877,6 +5912,11 @@ static int lq__cu_mean_q12(int32_t *q12, int32_t mean, int32_t exponent, float s
     if (value > (1 << 24) || value < -(1 << 24)) return LQ_E_RANGE;
     *q12 = (int32_t)value;
     return LQ_OK;
+}
+
+static uint32_t lq__cu_column_at(uint32_t i)
+{
+    return i / 256 * 256 + i % 8 * 32 + i % 256 / 8;
 }
 
 static float lq__cu_pow2(int32_t exponent)
@@ -5977,7 +6017,7 @@ static int lq__cu_codec_plan(lq_cuda_codec *c, const lq_codec_desc *d)
     c->raws = at;
     at += (c->lead + c->wide) * sizeof(lq__cu_raw_row);
     c->columns = at;
-    at += c->wide * sizeof(lq__cu_column);
+    at += (c->wide + 255) / 256 * 256 * sizeof(lq__cu_column);
     c->means = at;
     at += (c->lead * 4 + 15) / 16 * 16;
     c->turns = at;
@@ -5990,7 +6030,7 @@ static int lq__cu_codec_plan(lq_cuda_codec *c, const lq_codec_desc *d)
     return LQ_OK;
 }
 
-#define LQ__CU_TABLES_MOST 305u /* classes -7 .. 53, five offsets */
+#define LQ__CU_TABLES_MOST 128u /* of 15 .. 53, of those less 8, of 46 .. 53, of gains: below 120 */
 
 LQ_CUDA_API size_t lq_cuda_codec_bytes(const lq_codec_desc *desc)
 {
@@ -6017,7 +6057,14 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
     int32_t *means = (int32_t *)(void *)(image + c->means);
     uint16_t number[LQ__CU_TABLES_MOST];
     uint32_t have = 0;
+    lq__cu_intervals none;
     memset(number, 0, sizeof number);
+    memset(&none, 0, sizeof none);
+    none.slots[0] = 65536;
+    none.order[0] = 16; /* value 0 */
+    lq__cu_table_of((uint32_t *)(void *)(image + c->bytes), &none, 1);
+    number[0] = 0xffff;
+    c->tables = 1;
     for (uint32_t i = 0; i < c->lead + c->wide; i++) { /* in `raw` first the class */
         const uint32_t k = i - c->lead;
         uint32_t class_ = 0;
@@ -6029,9 +6076,10 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
             class_ = lq__cu_class(p->sigma[p->gains + k], log_step);
             class_ = class_ < 15 ? 0 : class_;
             const int status =
-                lq__cu_mean_q12(&columns[k].mean, p->mean[p->gains + k], p->mean_exponent, d->step);
+                lq__cu_mean_q12(&columns[lq__cu_column_at(k)].mean, p->mean[p->gains + k],
+                                p->mean_exponent, d->step);
             if (status) return status;
-            if (class_) lq__cu_centroids(columns[k].shift, mass, (int)class_);
+            if (class_) lq__cu_centroids(columns[lq__cu_column_at(k)].shift, mass, (int)class_);
         }
         coded[i].raw = (uint16_t)class_;
         coded[i].before = class_ > 53 ? (class_ - 46) / 8 : 0; /* and here raw bits */
@@ -6061,7 +6109,7 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
         const uint32_t raw = coded[i].before;
         coded[i].before = c->raw_bits;
         coded[i].raw = (uint16_t)raw;
-        coded[i].table = LQ__CU_DEAD;
+        coded[i].table = 0;
         if (class_ == 0) continue;
         const uint32_t offset = raw == 1      ? LQ__CU_AT_1_4
                                 : raw         ? LQ__CU_AT_1_2
@@ -6072,6 +6120,7 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
         while (t < c->tables && number[t] != wanted) {
             t++;
         }
+        if (t == LQ__CU_TABLES_MOST) return LQ_E_INTERNAL;
         if (t == c->tables) {
             number[t] = (uint16_t)wanted;
             lq__cu_gauss_table((uint32_t *)(void *)(image + c->bytes + t * LQ__CU_TABLE), mass,
@@ -6090,10 +6139,10 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
 }
 
 /* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the planes: pairs lie eight rows apart,
-   in the two halves of a fragment of A. */
+   in the two halves of 16 rows that a warp has. */
 static size_t lq__cu_plane_row(size_t n, uint32_t r)
 {
-    return n / 8 * 64 + r % 4 * 16 + r / 4 * 8 + n % 8;
+    return n / 2 * 16 + r / 4 * 8 + n % 2 * 4 + r % 4;
 }
 
 /* Numbers of a quad's dims, and their rows of the basis. */
@@ -6225,6 +6274,7 @@ typedef struct lq__cu_decoding {
     void *const *slices;
     size_t stride;
     uint32_t is_bf16;
+    uint32_t stages;
 } lq__cu_decoding;
 
 static size_t lq__cu_decode_place(lq__cu_decoding *d, uint8_t *at)
@@ -6249,17 +6299,26 @@ static size_t lq__cu_decode_place(lq__cu_decoding *d, uint8_t *at)
 }
 
 /* ---- rANS ---- */
-/* A warp's page: lane l has the state of tokens l and l + 32, and of the words from `begin` on
-   numbers l and l + 32. */
+/* A warp's page: lane l has the state of tokens l and l + 32. Its words come through a ring in shared
+   memory: byte b of the page's memory, counted from a multiple of 16, at b mod LQ__CU_WORDS. */
 typedef struct lq__cu_stream {
     const uint8_t *p;
     uint32_t n;
     uint32_t x;
-    uint32_t words[2];
-    uint32_t begin; /* byte */
-    uint32_t at;    /* words from there on that are used, below 32 */
-    uint32_t below; /* mask of the lanes before this one */
+    const uint8_t *from; /* the multiple of 16 at or before p */
+    uint32_t ring;
+    uint32_t filled; /* bytes from `from` on that were asked for */
+    uint32_t at;     /* the next word's byte, from there on */
+    uint32_t end;    /* of the memory that may be read */
+    uint32_t below;  /* mask of the lanes before this one */
 } lq__cu_stream;
+
+/* The int16 value of eight, e of four words. */
+LQ__CU_DEVICE int32_t lq__cu_of_eight(const uint4 *w, int e)
+{
+    const uint32_t x = e / 2 == 0 ? w->x : e / 2 == 1 ? w->y : e / 2 == 2 ? w->z : w->w;
+    return e % 2 ? (int32_t)x >> 16 : (int16_t)(x & 0xffffu);
+}
 
 LQ__CU_DEVICE uint32_t lq__cu_u16(const uint8_t *p, uint32_t at, uint32_t n)
 {
@@ -6293,38 +6352,65 @@ static __device__ bool lq__cu_stream_begin(lq__cu_stream *s, uint32_t tokens)
                            (uint32_t)s->p[min(from + 2, s->n - 1)] << 16;
     const uint32_t high = 1u << octave | (three >> ((sum - octave) & 7u) & ((1u << octave) - 1));
     s->x = lane < lanes ? high << 16 | lq__cu_u16(s->p, size + 2 * lane, s->n) : 1u << 16;
-    s->begin = size + 2 * lanes;
-    s->at = 0;
-    s->words[0] = lq__cu_u16(s->p, s->begin + 2 * lane, s->n);
-    s->words[1] = lq__cu_u16(s->p, s->begin + 64 + 2 * lane, s->n);
+    s->at = (uint32_t)(s->p - s->from) + size + 2 * lanes;
+    s->filled = s->at / 16 * 16;
     asm("mov.u32 %0, %%lanemask_lt;" : "=r"(s->below));
     return true;
 }
 
-/* A symbol of each lane that is there: its value. table: shared memory. */
-LQ__CU_DEVICE int32_t lq__cu_symbol(lq__cu_stream *s, uint32_t table, bool there)
+/* Asks for the words that eight rows may take behind those that are asked for, 1 KB, where there is
+   room for them, once those have come. */
+LQ__CU_DEVICE void lq__cu_words_more(lq__cu_stream *s)
 {
-    const uint32_t slot = s->x & 0xffffu;
-    const uint32_t bucket = lq__cu_lds(table + (slot >> 10) * 4);
-    const uint32_t off = slot & 1023u;
-    const uint32_t i = (bucket & 31u) + (off >= (bucket >> 5 & 2047u)) + (off >= bucket >> 16);
-    const uint2 of = lq__cu_lds2(table + 256 + i * 8);
-    const uint32_t y = (of.x & 0xffffu) * (s->x >> 16) + slot - (of.x >> 16);
-    const bool need = there && y < 65536u;
-    const uint32_t needs = __ballot_sync(~0u, need);
-    const uint32_t k = s->at + (uint32_t)__popc(needs & s->below);
-    const uint32_t w0 = __shfl_sync(~0u, s->words[0], (int)(k & 31u));
-    const uint32_t w1 = __shfl_sync(~0u, s->words[1], (int)(k & 31u));
-    const uint32_t z = need ? y << 16 | (k < 32 ? w0 : w1) : y;
-    s->x = there ? z : s->x;
-    s->at += (uint32_t)__popc(needs);
-    if (s->at >= 32) {
-        s->at -= 32;
-        s->begin += 64;
-        s->words[0] = s->words[1];
-        s->words[1] = lq__cu_u16(s->p, s->begin + 64 + 2 * (threadIdx.x % 32), s->n);
+    const uint32_t lane = threadIdx.x % 32;
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncwarp();
+    if (s->filled - s->at / 16 * 16 <= LQ__CU_WORDS - 1024) {
+#pragma unroll
+        for (uint32_t i = 0; i < 1024; i += 512) {
+            const uint32_t at = s->filled + i + 16 * lane;
+            const uint32_t there = at < s->end ? min(s->end - at, 16u) : 0;
+            const uint32_t to = s->ring + at % LQ__CU_WORDS;
+            const uint8_t *from = s->from + (there ? at : 0);
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                         "r"(there)
+                         : "memory");
+            if (at % LQ__CU_WORDS == 0) {
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                                 to + LQ__CU_WORDS),
+                             "l"(from), "r"(there)
+                             : "memory");
+            }
+        }
+        s->filled += 1024;
     }
-    return there ? (int32_t)of.y : 0;
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* A symbol of each lane that is there: its value is in the high half. table: shared memory. */
+template <bool FULL>
+LQ__CU_DEVICE uint32_t lq__cu_symbol(lq__cu_stream *s, uint32_t table, bool there)
+{
+    const uint32_t slot = s->x << 16;
+    const uint2 bucket = lq__cu_lds2(table + (s->x >> 7 & 0x1f8u));
+    uint32_t at = table + bucket.y;
+    at += slot > bucket.x << 16 ? 8 : 0;
+    at += slot > (bucket.x | 0xffffu) ? 8 : 0;
+    const uint2 of = lq__cu_lds2(at);
+    const uint32_t y =
+        of.x * (s->x >> 16) + lq__cu_permute(s->x, 0, 0x4410u) - lq__cu_permute(of.y, 0, 0x4410u);
+    const bool need = (FULL || there) && y < 65536u;
+    const uint32_t needs = __ballot_sync(~0u, need);
+    const uint32_t k =
+        s->ring + (s->at + 2 * (uint32_t)__popc(needs & s->below)) % LQ__CU_WORDS;
+    uint32_t low;
+    uint32_t high;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(low) : "r"(k) : "memory");
+    asm volatile("ld.shared.u8 %0, [%1 + 1];" : "=r"(high) : "r"(k) : "memory");
+    const uint32_t z = need ? lq__cu_permute(low | high << 8, y, 0x5410u) : y;
+    s->x = FULL || there ? z : s->x;
+    s->at += 2 * (uint32_t)__popc(needs);
+    return FULL || there ? of.y : 0;
 }
 
 /* The raw section: the bits of the last states in shared memory, zeros behind them, then bytes. */
@@ -6426,18 +6512,24 @@ static __device__ bool lq__cu_escapes(int16_t *values, const lq__cu_decoding *d,
     bool fine = at <= s->total;
     for (uint32_t i = 0; i < count && fine; i++) {
         if (!(eights[i / 32] >> i % 32 & 1u)) continue;
-        for (uint32_t row = 8 * i; row < 8 * i + 8 && fine; row++) {
-            int16_t *v = values + (row < d->c.lead ? d->c.wide + row : row - d->c.lead);
-            const lq__cu_coded of = coded[row];
-            uint64_t left = __ballot_sync(~0u, lane < tokens && v[lane * stride] == LQ__CU_ESCAPE);
-            left |= (uint64_t)__ballot_sync(~0u, lane + 32 < tokens &&
-                                                     v[(lane + 32) * stride] == LQ__CU_ESCAPE)
+        int16_t *v = values + (8 * i < d->c.lead ? d->c.wide + 8 * i : 8 * i - d->c.lead);
+        uint4 w[2];
+        for (int h = 0; h < 2; h++) {
+            w[h] = *(const uint4 *)(const void *)(v + (lane + 32 * h) * stride);
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            uint64_t left =
+                __ballot_sync(~0u, lane < tokens && lq__cu_of_eight(&w[0], k) == LQ__CU_ESCAPE);
+            left |= (uint64_t)__ballot_sync(~0u, lane + 32 < tokens && lq__cu_of_eight(&w[1], k) ==
+                                                                           LQ__CU_ESCAPE)
                     << 32;
             for (; left && fine; left &= left - 1) {
+                const lq__cu_coded of = coded[8 * i + k];
                 const uint32_t token = (uint32_t)__ffsll((long long)left) - 1;
                 int32_t value = 0;
                 fine = lq__cu_escape(&value, &at, s, &of, token, tokens);
-                if (token % 32 == lane) v[token * stride] = (int16_t)value;
+                if (token % 32 == lane) v[token * stride + k] = (int16_t)value;
             }
         }
     }
@@ -6450,6 +6542,7 @@ static __device__ bool lq__cu_escapes(int16_t *values, const lq__cu_decoding *d,
 }
 
 /* The rows of a page, eight at a time; which eights have escapes. */
+template <bool FULL>
 static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint32_t tables,
                                         const lq__cu_decoding *d, uint32_t tokens, uint32_t *eights)
 {
@@ -6457,34 +6550,47 @@ static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint3
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t stride = d->c.wide + d->c.lead;
     const uint32_t count = stride / 8;
+    const bool first = lane < tokens;
+    const bool second = lane + 32 < tokens;
+    uint32_t next = __ldg(&coded[lane % 8].table);
+    lq__cu_words_more(s);
+    lq__cu_words_more(s);
 #pragma unroll 1
     for (uint32_t i = 0; i < count; i++) {
-        const uint32_t mine = __ldg(&coded[8 * i + lane % 8].table);
+        const uint32_t mine = tables + next * LQ__CU_TABLE;
         const uint32_t column = 8 * i < d->c.lead ? d->c.wide + 8 * i : 8 * i - d->c.lead;
         uint32_t out[2][4];
-        int32_t least = 0;
+        uint32_t least = 0xffffffffu;
+        next = __ldg(&coded[min(8 * i + 8 + lane % 8, stride - 1)].table);
+        lq__cu_words_more(s);
+#pragma unroll 1
+        for (int k = 0; k < 8; k += 2) { /* few instructions: a warp's code must stay near it */
+            uint32_t v[2][2];
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
-            const uint32_t table = __shfl_sync(~0u, mine, k);
-            int32_t v[2] = {0, 0};
-            if (table != LQ__CU_DEAD) {
-                v[0] = lq__cu_symbol(s, tables + table * LQ__CU_TABLE, lane < tokens);
-                v[1] = lq__cu_symbol(s, tables + table * LQ__CU_TABLE, lane + 32 < tokens);
+            for (int r = 0; r < 2; r++) {
+                const uint32_t table = __shfl_sync(~0u, mine, k + r);
+                v[0][r] = lq__cu_symbol<FULL>(s, table, first);
+                v[1][r] = lq__cu_symbol<FULL>(s, table, second);
             }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                least = min(least, v[h]);
-                out[h][k / 2] =
-                    k % 2 ? lq__cu_permute(out[h][k / 2], (uint32_t)v[h], 0x5410u) : (uint32_t)v[h];
+                out[h][0] = out[h][1];
+                out[h][1] = out[h][2];
+                out[h][2] = out[h][3];
+                out[h][3] = lq__cu_permute(v[h][0], v[h][1], 0x7632u);
+                least = min(least, min(v[h][0] ^ 0x80000000u, v[h][1] ^ 0x80000000u));
             }
         }
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            *(uint4 *)(void *)(values + (size_t)(lane + 32 * h) * stride + column) =
-                make_uint4(out[h][0], out[h][1], out[h][2], out[h][3]);
+            asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(
+                             values + (size_t)(lane + 32 * h) * stride + column),
+                         "r"(out[h][0]), "r"(out[h][1]), "r"(out[h][2]), "r"(out[h][3])
+                         : "memory"); /* which the compiler would cut */
         }
-        if (__any_sync(~0u, least == LQ__CU_ESCAPE) && lane == 0) eights[i / 32] |= 1u << i % 32;
+        if (__any_sync(~0u, least < 65536) && lane == 0) eights[i / 32] |= 1u << i % 32;
     }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncwarp();
 }
 
@@ -6494,6 +6600,7 @@ static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32)
     extern __shared__ __align__(16) uint32_t tables[];
     __shared__ uint32_t firsts[LQ__CU_RANS_WARPS][40];
     __shared__ uint32_t eights[LQ__CU_RANS_WARPS][68];
+    __shared__ __align__(16) uint8_t rings[LQ__CU_RANS_WARPS][LQ__CU_WORDS + 16];
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t page = blockIdx.x * LQ__CU_RANS_WARPS + warp;
@@ -6515,15 +6622,23 @@ static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32)
     bool fine = size >= 4 && offset <= d.from.bytes_count && size <= d.from.bytes_count - offset;
     s.p = d.from.bytes + (fine ? offset : 0);
     s.n = fine ? size - 4 : 0;
+    s.from = s.p - (uintptr_t)s.p % 16;
+    s.end = (uint32_t)min((uint64_t)(d.from.bytes + d.from.bytes_count - s.from),
+                          (uint64_t)size + 16);
+    s.ring = lq__cu_shared(rings[warp]);
     fine = fine && s.p[s.n] == LQ_PAGE_CODED && s.p[s.n + 1] == LQ_Z && s.p[s.n + 2] == tokens &&
            s.p[s.n + 3] == d.c.profile_index;
     fine = fine && lq__cu_stream_begin(&s, tokens);
     if (fine) {
         lq__cu_section r;
-        lq__cu_page_rows(values, &s, lq__cu_shared(tables), &d, tokens, eights[warp]);
+        if (tokens == 64) {
+            lq__cu_page_rows<true>(values, &s, lq__cu_shared(tables), &d, tokens, eights[warp]);
+        } else {
+            lq__cu_page_rows<false>(values, &s, lq__cu_shared(tables), &d, tokens, eights[warp]);
+        }
         r.p = s.p;
         r.n = s.n;
-        r.at = s.begin + 2 * s.at;
+        r.at = s.at - (uint32_t)(s.p - s.from);
         fine = r.at <= r.n;
         r.at = min(r.at, r.n);
         r.first = firsts[warp];
@@ -6543,44 +6658,32 @@ static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32)
 }
 
 /* ---- columns of the product ---- */
-/* q12 of a value. */
-LQ__CU_DEVICE int32_t lq__cu_q12(int32_t k, const lq__cu_column *of)
+/* q12 of a value; two: the four shifts. */
+LQ__CU_DEVICE int32_t lq__cu_q12(int32_t k, uint2 two, int32_t mean)
 {
-    const uint32_t a = (uint32_t)abs(k);
-    const uint32_t n = min(a, 4u);
-    const uint32_t two[2] = {(uint16_t)of->shift[0] | (uint32_t)(uint16_t)of->shift[1] << 16,
-                             (uint16_t)of->shift[2] | (uint32_t)(uint16_t)of->shift[3] << 16};
-    const int32_t shift =
-        (int16_t)lq__cu_permute(two[0], two[1], (0x0010u + 0x0022u * (n - 1)) & 0x77u);
-    const int32_t v = (int32_t)(a * 4096u) - (n ? shift : 0);
-    return (k < 0 ? -v : v) + of->mean;
-}
-
-/* The int16 value of eight, e of four words. */
-LQ__CU_DEVICE int32_t lq__cu_of_eight(const uint4 *w, int e)
-{
-    const uint32_t x = e / 2 == 0 ? w->x : e / 2 == 1 ? w->y : e / 2 == 2 ? w->z : w->w;
-    return e % 2 ? (int32_t)x >> 16 : (int16_t)(x & 0xffffu);
+    const uint32_t n = min((uint32_t)abs(k), 4u); /* selects a shift and its sign, if not 0 */
+    const int32_t shift = (int32_t)lq__cu_permute(two.x, two.y, 0x76eeu + 0x2222u * n);
+    return k * 4096 + mean - min(max(k, -1), 1) * shift;
 }
 
 /* cosine and sine of a phase, times 2^30. */
 static __device__ void lq__cu_sincos(int32_t *sine, int32_t *cosine, uint32_t phase)
 {
     const uint32_t quadrant = (phase + 0x20000000u) >> 30;
-    const int64_t r = (int32_t)(phase - (quadrant << 30));
-    const int64_t a = (r * 1686629713 + ((int64_t)1 << 29)) >> 30;
-    const int64_t z = (a * a + ((int64_t)1 << 29)) >> 30;
-    int64_t s = 2959;
-    int64_t c = -296;
-    s = ((s * z) >> 30) - 213044;
-    s = ((s * z) >> 30) + 8947849;
-    s = ((s * z) >> 30) - 178956971;
-    s = a + ((((s * z) >> 30) * a) >> 30);
-    c = ((c * z) >> 30) + 26631;
-    c = ((c * z) >> 30) - 1491308;
-    c = ((c * z) >> 30) + 44739243;
-    c = ((c * z) >> 30) - 536870912;
-    c = ((int64_t)1 << 30) + ((c * z) >> 30);
+    const int32_t r = (int32_t)(phase - (quadrant << 30));
+    const int32_t a = (int32_t)(((int64_t)r * 1686629713 + ((int64_t)1 << 29)) >> 30);
+    const int32_t z = (int32_t)(((int64_t)a * a + ((int64_t)1 << 29)) >> 30);
+    int32_t s = 2959;
+    int32_t c = -296;
+    s = (int32_t)((int64_t)s * z >> 30) - 213044;
+    s = (int32_t)((int64_t)s * z >> 30) + 8947849;
+    s = (int32_t)((int64_t)s * z >> 30) - 178956971;
+    s = a + (int32_t)((int64_t)(int32_t)((int64_t)s * z >> 30) * a >> 30);
+    c = (int32_t)((int64_t)c * z >> 30) + 26631;
+    c = (int32_t)((int64_t)c * z >> 30) - 1491308;
+    c = (int32_t)((int64_t)c * z >> 30) + 44739243;
+    c = (int32_t)((int64_t)c * z >> 30) - 536870912;
+    c = (1 << 30) + (int32_t)((int64_t)c * z >> 30);
     *sine = (int32_t)(quadrant & 1u ? c : s);
     *cosine = (int32_t)(quadrant & 1u ? s : c);
     if (quadrant & 2u) *sine = -*sine;
@@ -6618,100 +6721,220 @@ static __device__ void lq__cu_token_numbers(const lq__cu_decoding *d, uint32_t t
     }
 }
 
-/* A warp has eight tokens: first what their columns' squares sum to, then the columns. */
+#define LQ__CU_COLUMNS 4 /* tokens of a warp */
+
+/* A warp's tokens: first what their columns' squares sum to, then the columns. */
 static __global__ void __launch_bounds__(128)
     lq__cu_columns_kernel(const __grid_constant__ lq__cu_decoding d)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t first = (blockIdx.x * 4 + threadIdx.x / 32) * 8;
+    const uint32_t first = (blockIdx.x * 4 + threadIdx.x / 32) * LQ__CU_COLUMNS;
     const uint32_t stride = d.c.wide + d.c.lead;
-    const lq__cu_column *columns = (const lq__cu_column *)(const void *)(d.c.mem + d.c.columns);
-    uint64_t energy[8];
-    uint32_t shift[8];
-#pragma unroll
-    for (int t = 0; t < 8; t++) {
-        energy[t] = 0;
-        shift[t] = 0;
-    }
+    const uint4 *columns = (const uint4 *)(const void *)(d.c.mem + d.c.columns);
+    uint64_t energy[LQ__CU_COLUMNS] = {};
+    uint32_t shift[LQ__CU_COLUMNS] = {};
 #pragma unroll 1
-    for (int pass = 0; pass < 2; pass++) {
-#pragma unroll 1
-        for (uint32_t column = 8 * lane; column < d.c.wide; column += 256) {
-            lq__cu_column of[8];
+    for (uint32_t column = 8 * lane; column < d.c.wide; column += 256) {
+        uint4 w[LQ__CU_COLUMNS];
 #pragma unroll
-            for (int e = 0; e < 8; e++) {
-                const uint4 x = __ldg((const uint4 *)(const void *)&columns[column + e]);
-                of[e].mean = (int32_t)x.x;
-                of[e].shift[0] = (int16_t)(x.y & 0xffffu);
-                of[e].shift[1] = (int16_t)(x.y >> 16);
-                of[e].shift[2] = (int16_t)(x.z & 0xffffu);
-                of[e].shift[3] = (int16_t)(x.z >> 16);
-            }
-#pragma unroll
-            for (int t = 0; t < 8; t++) {
-                const bool there = first + t < d.from.tokens;
-                const size_t at = (size_t)(first + t) * stride + column;
-                uint32_t high[2] = {0, 0};
-                uint32_t low[2] = {0, 0};
-                uint4 w = make_uint4(0, 0, 0, 0);
-                if (there) w = *(const uint4 *)(const void *)(d.values + at);
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    const int32_t c = lq__cu_q12(lq__cu_of_eight(&w, e), &of[e]);
-                    if (pass == 0) {
-                        const int32_t v = c >> 4;
-                        energy[t] += (uint64_t)((int64_t)v * v);
-                    } else {
-                        int32_t x = (c + (1 << shift[t] >> 1)) >> shift[t];
-                        x = there ? min(max(x, -32639), 32639) : 0;
-                        const int32_t h = (x + 128) >> 8;
-                        high[e / 4] |= (uint32_t)(h & 255) << e % 4 * 8;
-                        low[e / 4] |= (uint32_t)((x - 256 * h) & 255) << e % 4 * 8;
-                    }
-                }
-                if (pass) {
-                    const size_t to = (size_t)(first + t) * d.c.wide + column;
-                    *(uint2 *)(void *)(d.high + to) = make_uint2(high[0], high[1]);
-                    *(uint2 *)(void *)(d.low + to) = make_uint2(low[0], low[1]);
-                }
-            }
+        for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+            const size_t at = (size_t)min(first + t, d.from.tokens - 1) * stride + column;
+            w[t] = *(const uint4 *)(const void *)(d.values + at);
         }
-        if (pass) break;
 #pragma unroll
-        for (int t = 0; t < 8; t++) {
-            uint64_t limit = 3633789;
+        for (int e = 0; e < 8; e++) {
+            const uint4 of = __ldg(&columns[column / 256 * 256 + 32 * e + lane]);
 #pragma unroll
-            for (int h = 1; h < 32; h *= 2) {
-                energy[t] += __shfl_xor_sync(~0u, energy[t], h);
-            }
-            while (energy[t] > limit) {
-                limit *= 4;
-                shift[t]++;
-            }
-            if (lane == 0) {
-                d.units[first + t] =
-                    __fmul_rn(d.c.step, __uint_as_float((127 - 27 + shift[t]) << 23));
+            for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+                const int32_t v = lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z),
+                                             (int32_t)of.x) >>
+                                  4;
+                energy[t] += (uint64_t)((int64_t)v * v);
             }
         }
     }
-    for (uint32_t t = 0; t < 8; t++) {
+#pragma unroll
+    for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+        uint64_t limit = 3633789;
+#pragma unroll
+        for (int h = 1; h < 32; h *= 2) {
+            energy[t] += __shfl_xor_sync(~0u, energy[t], h);
+        }
+        while (energy[t] > limit) {
+            limit *= 4;
+            shift[t]++;
+        }
+        if (lane == 0) {
+            d.units[first + t] =
+                __fmul_rn(d.c.step, __uint_as_float((127 - 27 + shift[t]) << 23));
+        }
+    }
+#pragma unroll 1
+    for (uint32_t column = 8 * lane; column < d.c.wide; column += 256) {
+        uint4 w[LQ__CU_COLUMNS];
+        uint32_t high[LQ__CU_COLUMNS][2];
+        uint32_t low[LQ__CU_COLUMNS][2];
+        int32_t x[LQ__CU_COLUMNS][2];
+#pragma unroll
+        for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+            const size_t at = (size_t)min(first + t, d.from.tokens - 1) * stride + column;
+            w[t] = *(const uint4 *)(const void *)(d.values + at);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const uint4 of = __ldg(&columns[column / 256 * 256 + 32 * e + lane]);
+#pragma unroll
+            for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+                const int32_t c = lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z),
+                                             (int32_t)of.x);
+                const int32_t y = (c + (1 << shift[t] >> 1)) >> shift[t]; /* below 2^15 - 128 */
+                if (e % 2 == 0) {
+                    x[t][0] = y;
+                    continue;
+                }
+                const uint32_t h = lq__cu_permute((uint32_t)(x[t][0] + 128), (uint32_t)(y + 128),
+                                                  0x0051u);
+                const uint32_t l = lq__cu_permute((uint32_t)x[t][0], (uint32_t)y, 0x0040u);
+                high[t][e / 4] = e % 4 == 1 ? h : lq__cu_permute(high[t][e / 4], h, 0x5410u);
+                low[t][e / 4] = e % 4 == 1 ? l : lq__cu_permute(low[t][e / 4], l, 0x5410u);
+            }
+        }
+#pragma unroll
+        for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+            const size_t to = (size_t)(first + t) * d.c.wide + column;
+            *(uint2 *)(void *)(d.high + to) = make_uint2(high[t][0], high[t][1]);
+            *(uint2 *)(void *)(d.low + to) = make_uint2(low[t][0], low[t][1]);
+        }
+    }
+    for (uint32_t t = 0; t < LQ__CU_COLUMNS; t++) {
         lq__cu_token_numbers(&d, first + t);
     }
 }
 
 /* ---- the product ----
    Sums of int16 by int16 as four products of bytes: of high and low planes of both, the matrix' low
-   bytes without sign. A block has 128 dims and 64 tokens, each of its warps 64 by 32; lane 4 g + t
-   has quad g of its warp's 64 dims, so that a pair of dims meets in a lane. */
-#define LQ__CU_STAGES 4
+   bytes without sign. A block has 128 dims and 128 tokens. Warp w has rows 16 w .. 16 w + 15 of the
+   block's: lane 4 g + t rows g and g + 8, a pair of dims, of tokens 8 n + 2 t and + 1. Compiled for
+   sm_90a wgmma multiplies, else mma.sync. Sums become halves in shared memory, then vectors. */
 #define LQ__CU_DEEP 64u /* coefficients of a stage */
-#define LQ__CU_STAGE_BYTES (2 * (128 + 64) * LQ__CU_DEEP)
+#define LQ__CU_PLANE (128 * LQ__CU_DEEP)
+#define LQ__CU_STAGE (4 * LQ__CU_PLANE) /* high and low bytes of the matrix, those of columns */
+#define LQ__CU_STAGES 5u
+#define LQ__CU_PITCH 272u /* bytes of a token's halves in shared memory */
 
 LQ__CU_DEVICE void lq__cu_copy16(uint32_t to, const void *from)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
+/* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
+LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
+{
+    return row * LQ__CU_DEEP + (chunk ^ (row >> 1 & 3u)) * 16;
+}
+
+/* What is copied next: coefficients k LQ__CU_DEEP .. of a tile, which are numbered dims first. */
+typedef struct lq__cu_next {
+    uint32_t tile;
+    uint32_t k;
+    const uint8_t *a; /* this thread's, of high bytes */
+    const uint8_t *b;
+} lq__cu_next;
+
+LQ__CU_DEVICE void lq__cu_next_tile(lq__cu_next *next, const lq__cu_decoding *d, uint32_t tile)
+{
+    const uint32_t dims = tile % d->c.tiles * 128 + threadIdx.x / 4;
+    const uint32_t tokens = tile / d->c.tiles * 128 + threadIdx.x / 4;
+    next->tile = tile;
+    next->k = 0;
+    next->a = d->c.mem + d->c.planes + (size_t)dims * d->c.wide + threadIdx.x % 4 * 16;
+    next->b = tokens < d->rows ? d->high + (size_t)tokens * d->c.wide + threadIdx.x % 4 * 16 : NULL;
+}
+
+/* Asks for a stage, if there is one, and goes on. */
+LQ__CU_DEVICE void lq__cu_stage(uint32_t at, const lq__cu_decoding *d, lq__cu_next *next)
+{
+    const uint32_t row = threadIdx.x / 4;
+    const size_t a_plane = (size_t)d->c.tiles * 128 * d->c.wide;
+    const size_t b_plane = (size_t)d->rows * d->c.wide;
+    if (next->b) {
+#pragma unroll
+        for (uint32_t r = 0; r < 128; r += 64) {
+            const size_t step = (size_t)r * d->c.wide;
+            const uint32_t to = at + lq__cu_swizzle(row + r, threadIdx.x % 4);
+            lq__cu_copy16(to, next->a + step);
+            lq__cu_copy16(to + LQ__CU_PLANE, next->a + a_plane + step);
+            lq__cu_copy16(to + 2 * LQ__CU_PLANE, next->b + step);
+            lq__cu_copy16(to + 3 * LQ__CU_PLANE, next->b + b_plane + step);
+        }
+        next->a += LQ__CU_DEEP;
+        next->b += LQ__CU_DEEP;
+        if (++next->k * LQ__CU_DEEP == d->c.wide) {
+            lq__cu_next_tile(next, d, next->tile + gridDim.x);
+        }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Sums of a lane: [n][0], [1] of its first row and two tokens, [2], [3] of its second. */
+typedef struct lq__cu_sums {
+    int32_t high[16][4];
+    int32_t middle[16][4];
+    int32_t low[16][4];
+} lq__cu_sums;
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* c += A B of m64n128k32, both in shared memory in rows of 64 bytes, chunks swizzled. */
+#define LQ__CU_FOUR(c, n) "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])
+#define LQ__CU_WGMMA(c, a, b, types)                                                              \
+    asm volatile(                                                                                 \
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32." types                                      \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "      \
+        "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, "   \
+        "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, "   \
+        "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"               \
+        : LQ__CU_FOUR(c, 0), LQ__CU_FOUR(c, 1), LQ__CU_FOUR(c, 2), LQ__CU_FOUR(c, 3),             \
+          LQ__CU_FOUR(c, 4), LQ__CU_FOUR(c, 5), LQ__CU_FOUR(c, 6), LQ__CU_FOUR(c, 7),             \
+          LQ__CU_FOUR(c, 8), LQ__CU_FOUR(c, 9), LQ__CU_FOUR(c, 10), LQ__CU_FOUR(c, 11),           \
+          LQ__CU_FOUR(c, 12), LQ__CU_FOUR(c, 13), LQ__CU_FOUR(c, 14), LQ__CU_FOUR(c, 15)          \
+        : "l"(a), "l"(b))
+
+/* What wgmma knows a matrix by: its address, 512 bytes from eight rows to the next, swizzled. */
+LQ__CU_DEVICE uint64_t lq__cu_matrix(uint32_t at)
+{
+    return (uint64_t)(at >> 4 & 0x3fffu) | (uint64_t)1 << 16 | (uint64_t)32 << 32 |
+           (uint64_t)2 << 62;
+}
+
+LQ__CU_DEVICE void lq__cu_multiply(lq__cu_sums *s, uint32_t at)
+{
+    const uint32_t mine = at + threadIdx.x / 128 * (64 * LQ__CU_DEEP);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+    for (uint32_t k = 0; k < LQ__CU_DEEP; k += 32) {
+        const uint64_t a_high = lq__cu_matrix(mine + k);
+        const uint64_t a_low = lq__cu_matrix(mine + LQ__CU_PLANE + k);
+        const uint64_t b_high = lq__cu_matrix(at + 2 * LQ__CU_PLANE + k);
+        const uint64_t b_low = lq__cu_matrix(at + 3 * LQ__CU_PLANE + k);
+        LQ__CU_WGMMA(s->high, a_high, b_high, "s8.s8");
+        LQ__CU_WGMMA(s->middle, a_high, b_low, "s8.s8");
+        LQ__CU_WGMMA(s->middle, a_low, b_high, "u8.s8");
+        LQ__CU_WGMMA(s->low, a_low, b_low, "u8.s8");
+    }
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+LQ__CU_DEVICE void lq__cu_multiplied(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+LQ__CU_DEVICE void lq__cu_staged(void) /* what was copied is there for wgmma */
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+#undef LQ__CU_FOUR
+#else
 LQ__CU_DEVICE void lq__cu_matrices(uint32_t *r, uint32_t at)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -6734,184 +6957,188 @@ LQ__CU_DEVICE void lq__cu_mma_bytes(int32_t *c, const uint32_t *a, uint32_t b0, 
     }
 }
 
-/* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
-LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
-{
-    return row * LQ__CU_DEEP + (chunk ^ (row >> 1 & 3u)) * 16;
-}
-
-/* Asks for stage k: both planes of 128 rows of the matrix and of 64 tokens. */
-LQ__CU_DEVICE void lq__cu_stage(uint32_t at, const lq__cu_decoding *d, uint32_t k)
-{
-    const uint32_t row = threadIdx.x / 4;
-    const uint32_t chunk = threadIdx.x % 4;
-    const size_t plane = (size_t)d->c.tiles * 128 * d->c.wide;
-    const uint8_t *a = d->c.mem + d->c.planes + k * LQ__CU_DEEP + 16 * chunk +
-                       (size_t)(blockIdx.x * 128 + row) * d->c.wide;
-    const size_t b = (size_t)(blockIdx.y * 64 + row) * d->c.wide + k * LQ__CU_DEEP + 16 * chunk;
-#pragma unroll
-    for (uint32_t r = 0; r < 128; r += 32) {
-        const size_t step = (size_t)r * d->c.wide;
-        const uint32_t to = at + lq__cu_swizzle(row + r, chunk);
-        lq__cu_copy16(to, a + step);
-        lq__cu_copy16(to + 128 * LQ__CU_DEEP, a + plane + step);
-        if (r < 64) {
-            lq__cu_copy16(to + 256 * LQ__CU_DEEP, d->high + b + step);
-            lq__cu_copy16(to + 320 * LQ__CU_DEEP, d->low + b + step);
-        }
-    }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* 32 coefficients of a stage: sums of high and high bytes, of high and low, of low and low. */
-LQ__CU_DEVICE void lq__cu_multiply(int32_t (*high)[4][4], int32_t (*middle)[4][4],
-                                   int32_t (*low)[4][4], uint32_t at, uint32_t chunk)
+LQ__CU_DEVICE void lq__cu_multiply(lq__cu_sums *s, uint32_t at)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
-    const uint32_t a_row = warp / 2 * 64 + lane % 16;
-    const uint32_t b_row = warp % 2 * 32 + lane % 8 + lane / 16 * 8;
-    uint32_t b[2][2][4]; /* plane, two eights of tokens: both halves of each */
+    const uint32_t row = threadIdx.x / 32 * 16 + lane % 16;
+    const uint32_t token = lane % 8 + lane / 16 * 8;
 #pragma unroll
-    for (int p = 0; p < 2; p++) {
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            lq__cu_matrices(b[p][n], at + (256 + 64 * p) * LQ__CU_DEEP +
-                                         lq__cu_swizzle(b_row + 16 * n, chunk + lane / 8 % 2));
-        }
-    }
-#pragma unroll
-    for (int m = 0; m < 4; m++) {
+    for (uint32_t k = 0; k < LQ__CU_DEEP / 16; k += 2) {
         uint32_t a[2][4];
+        lq__cu_matrices(a[0], at + lq__cu_swizzle(row, k + lane / 16));
+        lq__cu_matrices(a[1], at + LQ__CU_PLANE + lq__cu_swizzle(row, k + lane / 16));
 #pragma unroll
-        for (int p = 0; p < 2; p++) {
-            lq__cu_matrices(a[p], at + 128 * p * LQ__CU_DEEP +
-                                      lq__cu_swizzle(a_row + 16 * m, chunk + lane / 16));
-        }
+        for (uint32_t n = 0; n < 16; n += 2) {
+            const uint32_t from = at + lq__cu_swizzle(token + 8 * n, k + lane / 8 % 2);
+            uint32_t h[4];
+            uint32_t l[4];
+            lq__cu_matrices(h, from + 2 * LQ__CU_PLANE);
+            lq__cu_matrices(l, from + 3 * LQ__CU_PLANE);
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            const uint32_t *h = &b[0][n / 2][n % 2 * 2];
-            const uint32_t *l = &b[1][n / 2][n % 2 * 2];
-            lq__cu_mma_bytes<false>(high[m][n], a[0], h[0], h[1]);
-            lq__cu_mma_bytes<false>(middle[m][n], a[0], l[0], l[1]);
-            lq__cu_mma_bytes<true>(low[m][n], a[1], l[0], l[1]);
-        }
+            for (uint32_t i = 0; i < 2; i++) {
+                lq__cu_mma_bytes<false>(s->high[n + i], a[0], h[2 * i], h[2 * i + 1]);
+                lq__cu_mma_bytes<false>(s->middle[n + i], a[0], l[2 * i], l[2 * i + 1]);
+                lq__cu_mma_bytes<true>(s->low[n + i], a[1], l[2 * i], l[2 * i + 1]);
+            }
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            const uint32_t *h = &b[0][n / 2][n % 2 * 2];
-            lq__cu_mma_bytes<true>(middle[m][n], a[1], h[0], h[1]);
+            for (uint32_t i = 0; i < 2; i++) {
+                lq__cu_mma_bytes<true>(s->middle[n + i], a[1], h[2 * i], h[2 * i + 1]);
+            }
         }
     }
 }
 
-/* y unit + center size: the products are exact, and what their sum loses is put back. */
-LQ__CU_DEVICE float lq__cu_centred_sum(float y, float unit, float center, float size)
+LQ__CU_DEVICE void lq__cu_multiplied(void)
 {
-    const float p = __fmul_rn(y, unit);
-    const float q = __fmul_rn(center, size);
-    const float s = __fadd_rn(p, q);
-    const float v = __fsub_rn(s, p);
-    const float lost = __fadd_rn(__fsub_rn(p, __fsub_rn(s, v)), __fsub_rn(q, v));
-    const float more = __fadd_rn(__fmaf_rn(y, unit, -p), __fmaf_rn(center, size, -q));
-    return __fadd_rn(s, __fadd_rn(lost, more));
 }
 
-/* A token's four pairs of a quad to memory. y: sums, those of a and then those of b. */
-LQ__CU_DEVICE void lq__cu_vector_out(const lq__cu_decoding *d, const lq__cu_quad *q, uint8_t *slice,
-                                     const int32_t *y, uint32_t t)
+LQ__CU_DEVICE void lq__cu_staged(void)
 {
-    const float size = q->gain < 0 ? q->slice_step
-                                   : __fmul_rn(d->gains[(size_t)t * d->c.gains + (uint32_t)q->gain],
-                                               q->slice_step);
-    const float unit = __fmul_rn(d->units[t], size);
-    float x[8];
+}
+#endif
+
+/* What a token's pair of dims is told of it. */
+typedef struct lq__cu_of_token {
+    float unit;
+    float size;
+    float2 wave;
+} lq__cu_of_token;
+
+/* The sums of a lane's pair to halves in shared memory: a token's row has first all a, then all b. */
+LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, lq__cu_sums *s,
+                                     uint32_t tile)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t pair = threadIdx.x / 32 * 8 + lane / 4;
+    const uint32_t k = pair % 4;
+    const lq__cu_quad *q = (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) +
+                           tile % d->c.tiles * 16 + pair / 4;
+    const uint32_t first = tile / d->c.tiles * 128 + 2 * (lane % 4);
+    const float scale[2] = {q->scale[k], q->scale[4 + k]};
+    const float center[2] = {q->center[k], q->center[4 + k]};
+    const float bias[2] = {q->bias[k], q->bias[4 + k]};
+    const float slice_step = q->slice_step;
+    const bool turned = q->wave >= 0 && k < q->count;
+    const float *gains = q->gain < 0 ? NULL : d->gains + q->gain;
+    const float2 *waves = d->waves + (turned ? (uint32_t)q->wave + k : 0);
+    uint8_t *to = halves + 2 * (lane % 4) * LQ__CU_PITCH + 2 * pair;
 #pragma unroll
-    for (int r = 0; r < 8; r++) {
-        x[r] = lq__cu_centred_sum((float)y[r], __fmul_rn(unit, q->scale[r]), q->center[r], size);
-    }
-    if (q->wave >= 0) {
-        const float2 *waves = d->waves + (size_t)t * d->c.waves + (uint32_t)q->wave;
+    for (int n = 0; n < 16; n++) {
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
-            const float2 w = waves[(uint32_t)r < q->count ? r : 0];
-            const float u = x[r];
-            const float v = x[4 + r];
-            x[r] = __fsub_rn(__fmul_rn(u, w.x), __fmul_rn(v, w.y));
-            x[4 + r] = __fadd_rn(__fmul_rn(v, w.x), __fmul_rn(u, w.y));
+        for (int f = 0; f < 4; f++) {
+            s->high[n][f] =
+                (int32_t)(((uint32_t)s->high[n][f] << 16) + ((uint32_t)s->middle[n][f] << 8) +
+                          (uint32_t)s->low[n][f]);
         }
     }
-    uint16_t *to = (uint16_t *)(void *)slice + (size_t)t * d->stride;
-    uint32_t h[8];
 #pragma unroll
-    for (int r = 0; r < 8; r++) {
-        h[r] = lq__cu_half_of(__fadd_rn(x[r], q->bias[r]), d->is_bf16);
-    }
-    if (q->count == 4 && q->stride == 1 &&
-        (((uintptr_t)(to + q->a) | (uintptr_t)(to + q->b)) & 7) == 0) {
-        *(uint2 *)(void *)(to + q->a) = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
-        *(uint2 *)(void *)(to + q->b) = make_uint2(h[4] | h[5] << 16, h[6] | h[7] << 16);
-        return;
-    }
+    for (int from = 0; from < 16; from += 8) {
+        lq__cu_of_token of[16];
 #pragma unroll
-    for (uint32_t r = 0; r < 4; r++) {
-        if (r < q->count) {
-            to[q->a + r * q->stride] = (uint16_t)h[r];
-            if (q->b + r * q->stride < q->dims) to[q->b + r * q->stride] = (uint16_t)h[4 + r];
+        for (int i = 0; i < 16; i++) { /* all on their way before the first is needed */
+            const size_t t = first + 8 * (uint32_t)(from + i / 2) + i % 2;
+            of[i].unit = d->units[t];
+            of[i].size = gains ? gains[t * d->c.gains] : 1.0f;
+            of[i].wave = turned ? waves[t * d->c.waves] : make_float2(1.0f, 0.0f);
+        }
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            const int n = from + i / 2;
+            const float size = __fmul_rn(of[i].size, slice_step);
+            const float unit = __fmul_rn(of[i].unit, size);
+            float x[2];
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                x[r] = __fmaf_rn((float)s->high[n][i % 2 + 2 * r], __fmul_rn(unit, scale[r]),
+                                 __fmul_rn(center[r], size));
+            }
+            if (turned) {
+                const float u = x[0];
+                const float v = x[1];
+                x[0] = __fsub_rn(__fmul_rn(u, of[i].wave.x), __fmul_rn(v, of[i].wave.y));
+                x[1] = __fadd_rn(__fmul_rn(v, of[i].wave.x), __fmul_rn(u, of[i].wave.y));
+            }
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                *(uint16_t *)(void *)(to + (uint32_t)(8 * n + i % 2) * LQ__CU_PITCH + 128 * r) =
+                    lq__cu_half_of(__fadd_rn(x[r], bias[r]), d->is_bf16);
+            }
         }
     }
 }
 
-static __global__ void __launch_bounds__(128, 2)
+/* Halves of this half of a block to where vectors go: four of a token at a time, side by side where
+   they are. */
+LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *halves, uint32_t tile)
+{
+    const uint32_t mine = threadIdx.x / 128 * 8 + threadIdx.x % 8;
+    const uint32_t chunk = threadIdx.x % 16 / 8 * 16 + mine; /* 16 of a, 16 of b */
+    const lq__cu_quad *q =
+        (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) + tile % d->c.tiles * 16 + mine;
+    const uint32_t first = chunk < 16 ? q->a : q->b;
+    const uint32_t stride = q->stride;
+    const uint32_t count =
+        q->count == 0 ? 0 : min((uint32_t)q->count, (q->dims - first + stride - 1) / stride);
+    const uint32_t tokens = tile / d->c.tiles * 128;
+    if (count == 0) return;
+    uint16_t *slice = (uint16_t *)d->slices[q->slice] + first;
+    const bool aligned =
+        count == 4 && stride == 1 && (uintptr_t)slice % 8 == 0 && d->stride % 4 == 0;
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x % 128 / 16; i < 128; i += 8) {
+        const uint2 four = *(const uint2 *)(const void *)(halves + i * LQ__CU_PITCH + 8 * chunk);
+        uint16_t *to = slice + (size_t)(tokens + i) * d->stride;
+        if (tokens + i >= d->from.tokens) break;
+        if (aligned) {
+            *(uint2 *)(void *)to = four;
+            continue;
+        }
+        for (uint32_t k = 0; k < count; k++) {
+            to[k * stride] = (uint16_t)((k < 2 ? four.x : four.y) >> 16 * (k % 2));
+        }
+    }
+}
+
+/* Blocks have tiles by turns; the next one's stages come while a tile is given out. */
+static __global__ void __launch_bounds__(256, 1)
     lq__cu_product_kernel(const __grid_constant__ lq__cu_decoding d)
 {
-    extern __shared__ __align__(128) uint8_t stages[];
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
+    extern __shared__ __align__(1024) uint8_t stages[];
     const uint32_t count = d.c.wide / LQ__CU_DEEP;
     const uint32_t at = lq__cu_shared(stages);
-    int32_t high[4][4][4] = {};
-    int32_t middle[4][4][4] = {};
-    int32_t low[4][4][4] = {};
+    const uint32_t tiles = d.c.tiles * (d.rows / 128);
+    uint8_t *halves = stages + d.stages * LQ__CU_STAGE;
+    lq__cu_next next;
+    uint32_t stage = 0;
+    uint32_t free = d.stages - 1;
+    lq__cu_next_tile(&next, &d, blockIdx.x);
 #pragma unroll 1
-    for (uint32_t k = 0; k < LQ__CU_STAGES - 1; k++) {
-        if (k < count) {
-            lq__cu_stage(at + k * LQ__CU_STAGE_BYTES, &d, k);
-        } else {
-            asm volatile("cp.async.commit_group;" ::: "memory");
-        }
+    for (uint32_t k = 0; k < free; k++) {
+        lq__cu_stage(at + k * LQ__CU_STAGE, &d, &next);
     }
 #pragma unroll 1
-    for (uint32_t k = 0; k < count; k++) {
-        const uint32_t next = k + LQ__CU_STAGES - 1;
-        const uint32_t stage = at + k % LQ__CU_STAGES * LQ__CU_STAGE_BYTES;
-        asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 2) : "memory");
-        __syncthreads();
-        if (next < count) {
-            lq__cu_stage(at + next % LQ__CU_STAGES * LQ__CU_STAGE_BYTES, &d, next);
-        } else {
-            asm volatile("cp.async.commit_group;" ::: "memory");
-        }
-        lq__cu_multiply(high, middle, low, stage, 0);
-        lq__cu_multiply(high, middle, low, stage, 2);
-    }
-    const uint32_t n = blockIdx.x * 16 + warp / 2 * 8 + lane / 4;
-    const lq__cu_quad q = ((const lq__cu_quad *)(const void *)(d.c.mem + d.c.quads))[n];
-    if (q.count == 0) return;
-    uint8_t *slice = (uint8_t *)d.slices[q.slice];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const uint32_t t = blockIdx.y * 64 + warp % 2 * 32 + 8 * i + 2 * (lane % 4) + e;
-            int32_t y[8];
-#pragma unroll
-            for (int r = 0; r < 8; r++) {
-                const int f = e + r / 4 * 2;
-                y[r] = (int32_t)(((uint32_t)high[r % 4][i][f] << 16) +
-                                 ((uint32_t)middle[r % 4][i][f] << 8) + (uint32_t)low[r % 4][i][f]);
+    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        lq__cu_sums s = {};
+#pragma unroll 1
+        for (uint32_t k = 0; k < count; k++) {
+            if (d.stages == LQ__CU_STAGES) {
+                asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 2) : "memory");
+            } else if (d.stages == LQ__CU_STAGES - 1) {
+                asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 3) : "memory");
+            } else {
+                asm volatile("cp.async.wait_group 0;" ::: "memory");
             }
-            if (t < d.from.tokens) lq__cu_vector_out(&d, &q, slice, y, t);
+            lq__cu_staged();
+            __syncthreads();
+            lq__cu_multiply(&s, at + stage * LQ__CU_STAGE);
+            lq__cu_stage(at + free * LQ__CU_STAGE, &d, &next); /* meanwhile */
+            lq__cu_multiplied();
+            stage = stage + 1 == d.stages ? 0 : stage + 1;
+            free = free + 1 == d.stages ? 0 : free + 1;
         }
+        lq__cu_halves_out(halves, &d, &s, tile);
+        asm volatile("bar.sync %0, 128;" ::"r"(1 + threadIdx.x / 128) : "memory");
+        lq__cu_vectors_out(&d, halves, tile);
     }
 }
 
@@ -6930,18 +7157,32 @@ static int lq__cu_rans_start(const lq__cu_decoding &d, cudaStream_t stream)
 
 static int lq__cu_columns_start(const lq__cu_decoding &d, cudaStream_t stream)
 {
-    lq__cu_columns_kernel<<<d.rows / 32, 128, 0, stream>>>(d);
+    lq__cu_columns_kernel<<<d.rows / (4 * LQ__CU_COLUMNS), 128, 0, stream>>>(d);
     return lq__cu_launched();
 }
 
 static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
 {
-    const uint32_t bytes = LQ__CU_STAGES * LQ__CU_STAGE_BYTES;
+    int device = 0;
+    int most = 0;
+    int processors = 0;
+    lq__cu_decoding mine = d;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
+            cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    const uint32_t halves = 128 * LQ__CU_PITCH;
+    const uint32_t tiles = d.c.tiles * (d.rows / 128);
+    mine.stages = min(((uint32_t)most - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
+    const uint32_t bytes = mine.stages * LQ__CU_STAGE + halves;
     if (cudaFuncSetAttribute(lq__cu_product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)bytes) != cudaSuccess) {
         return LQ_E_INTERNAL;
     }
-    lq__cu_product_kernel<<<dim3(d.c.tiles, (d.from.tokens + 63) / 64), 128, bytes, stream>>>(d);
+    lq__cu_product_kernel<<<min(tiles, (uint32_t)processors), 256, bytes, stream>>>(mine);
     return lq__cu_launched();
 }
 
@@ -6961,7 +7202,7 @@ LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors
 {
     lq__cu_decoding d;
     memset(&d, 0, sizeof d);
-    if (!codec || !dst || !dst->slices || !pages || !pages->bytes || !pages->offsets ||
+    if (!codec || !dst || !dst->slices || !pages || !pages->bytes || (uintptr_t)pages->bytes % 16 || !pages->offsets ||
         !pages->sizes || !pages->flags || pages->tokens == 0 || pages->tokens > LQ__CU_DECODED ||
         (dst->type && dst->type != LQ_F16 && dst->type != LQ_BF16) || dst->token_stride == 0 ||
         !workspace || (uintptr_t)workspace % 128) {
@@ -6983,7 +7224,9 @@ LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors
    >>end
    ============================================================================================== */
 #undef LQ__CU_KINDS
-#undef LQ__CU_STAGE_BYTES
+#undef LQ__CU_STAGE
+#undef LQ__CU_PLANE
+#undef LQ__CU_PITCH
 #undef LQ__CU_DEEP
 #undef LQ__CU_STAGES
 #undef LQ__CU_TABLES_MOST
@@ -6991,7 +7234,8 @@ LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors
 #undef LQ__CU_DECODED
 #undef LQ__CU_RANS_WARPS
 #undef LQ__CU_TABLE
-#undef LQ__CU_DEAD
+#undef LQ__CU_WORDS
+#undef LQ__CU_COLUMNS
 #undef LQ__CU_ESCAPE
 #undef LQ__CU_BOTH
 #undef LQ__CU_DEVICE
@@ -7005,6 +7249,7 @@ LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_CLUSTER
+#undef LQ__CU_BEGINS
 #undef LQ__CU_MAGIC
 #undef LQ__CU_WARPS
 #undef LQ__CU_HALVES

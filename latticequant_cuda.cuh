@@ -1693,7 +1693,7 @@ LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_
     return p->shapes + (size_t)(epoch / 4 * p->heads + head) * p->shape;
 }
 
-#define LQ__CU_FIT 1024u /* threads of a block that fits */
+#define LQ__CU_FIT 512u /* threads of a block that fits: two fit in, so that clusters find room */
 #define LQ__CU_CLUSTER 8 /* blocks of a cluster that does */
 #define LQ__CU_BEGINS 32u /* epochs that begin in a step, at most */
 
@@ -1874,50 +1874,56 @@ static __device__ int64_t lq__cu_sum_blocks(const int64_t *mine)
 }
 
 /* The sum of dim d over those of tokens from .. to - 1 that a block, `rank` of `ranks`, has, to
-   thread d: each thread has two dims of some tokens. All threads wait. */
+   thread d: each thread has four dims of some tokens. All threads wait. */
 static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
                                             const lq__cu_source *src, int stream, uint32_t s,
                                             uint32_t head, uint32_t from, uint32_t to,
                                             uint32_t rank, uint32_t ranks, int64_t *room)
 {
-    const uint32_t pairs = p->dims / 2;
-    const uint32_t groups = LQ__CU_FIT / pairs;
-    const uint32_t d = threadIdx.x % pairs * 2;
-    const uint32_t group = threadIdx.x / pairs;
+    const uint32_t fours = p->dims / 4;
+    const uint32_t groups = LQ__CU_FIT / fours;
+    const uint32_t d = threadIdx.x % fours * 4;
+    const uint32_t group = threadIdx.x / fours;
     const uint32_t step = groups * ranks;
-    int64_t sum[2] = {0, 0};
+    int64_t sum[4] = {0, 0, 0, 0};
     if (group < groups) {
         const size_t stride = step * src->token_stride;
         const uint16_t *row;
         uint32_t t = from + rank * groups + group;
         for (; t < to && t < q->old; t += step) {
-            const uint32_t two =
-                *(const uint32_t *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
-            sum[0] += lq__cu_summand(two & 0xffffu, p->is_bf16);
-            sum[1] += lq__cu_summand(two >> 16, p->is_bf16);
+            const uint2 four =
+                *(const uint2 *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
+            sum[0] += lq__cu_summand(four.x & 0xffffu, p->is_bf16);
+            sum[1] += lq__cu_summand(four.x >> 16, p->is_bf16);
+            sum[2] += lq__cu_summand(four.y & 0xffffu, p->is_bf16);
+            sum[3] += lq__cu_summand(four.y >> 16, p->is_bf16);
         }
         row = src->data + s * src->sequence_stride + head * src->head_stride + d +
               (size_t)(max(t, q->old) - q->old) * src->token_stride;
         while (t < to) { /* eight rows under way */
-            uint32_t two[8];
+            uint2 four[8];
+            int32_t eight[4] = {0, 0, 0, 0}; /* of at most 2^27 each */
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                two[i] =
-                    t + i * step < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
+                four[i] = t + i * step < to ? *(const uint2 *)(const void *)(row + i * stride)
+                                            : make_uint2(0, 0);
             }
-            int32_t eight[2] = {0, 0}; /* of at most 2^27 each */
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                eight[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
-                eight[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
+                eight[0] += lq__cu_summand(four[i].x & 0xffffu, p->is_bf16);
+                eight[1] += lq__cu_summand(four[i].x >> 16, p->is_bf16);
+                eight[2] += lq__cu_summand(four[i].y & 0xffffu, p->is_bf16);
+                eight[3] += lq__cu_summand(four[i].y >> 16, p->is_bf16);
             }
-            sum[0] += eight[0];
-            sum[1] += eight[1];
+            for (int i = 0; i < 4; i++) {
+                sum[i] += eight[i];
+            }
             t += 8 * step;
             row += 8 * stride;
         }
-        room[group * p->dims + d] = sum[0];
-        room[group * p->dims + d + 1] = sum[1];
+        for (uint32_t i = 0; i < 4; i++) {
+            room[group * p->dims + d + i] = sum[i];
+        }
     }
     __syncthreads();
     sum[0] = 0;
@@ -1948,12 +1954,12 @@ static __device__ void lq__cu_fit_epoch(const lq__cu_plan *p, const lq__cu_seque
    sums, and gives epochs that begin their means and shapes; in a cluster each block some of them,
    when the sums are done. parts: (33, dims), of each such epoch, and of all in the end, what this
    block has. */
-static __global__ void __launch_bounds__(LQ__CU_FIT)
+static __global__ void __launch_bounds__(LQ__CU_FIT, 2)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     extern __shared__ int64_t parts[];
     __shared__ uint64_t shared[LQ__CU_FIT / 32];
-    __shared__ int64_t room[2 * LQ__CU_FIT];
+    __shared__ int64_t room[4 * LQ__CU_FIT];
     __shared__ uint32_t begins[LQ__CU_BEGINS];
     const uint32_t s = blockIdx.y;
     const uint32_t ranks = lq__cu_ranks();
@@ -5539,7 +5545,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
    ============================================================================================== */
 #define LQ__CU_ESCAPE (-32768) /* in place of a value that is still to be read */
 #define LQ__CU_TABLE 768u
-#define LQ__CU_WORDS 4096u /* bytes of a warp's ring of words; 16 more are its first ones again */
+#define LQ__CU_WORDS 2048u /* bytes of a warp's ring of words; 16 more are its first ones again */
 #define LQ__CU_RANS_WARPS 4u
 #define LQ__CU_DECODED (1u << 24) /* tokens of a call, at most */
 
@@ -6138,11 +6144,24 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
     return LQ_OK;
 }
 
-/* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the planes: pairs lie eight rows apart,
+/* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the matrix: pairs lie eight rows apart,
    in the two halves of 16 rows that a warp has. */
-static size_t lq__cu_plane_row(size_t n, uint32_t r)
+static uint32_t lq__cu_matrix_row(size_t n, uint32_t r)
 {
-    return n / 2 * 16 + r / 4 * 8 + n % 2 * 4 + r % 4;
+    return (uint32_t)(n / 2) * 16 + r / 4 * 8 + (uint32_t)(n % 2) * 4 + r % 4;
+}
+
+/* Operands of the product lie as its stages want them: of 128 rows and 64 coefficients 8 KB of high
+   bytes, then 8 KB of low ones, a row's four chunks of 16 swizzled by bits 1 and 2 of its number.
+   Where the high byte of coefficient i of row r is; tile by tile, coefficients first. */
+#define LQ__CU_DEEP 64u
+#define LQ__CU_PLANE (128 * LQ__CU_DEEP)
+
+LQ__CU_BOTH size_t lq__cu_operand_at(uint32_t wide, uint32_t r, uint32_t i)
+{
+    const size_t tile = (size_t)(r / 128) * (wide / LQ__CU_DEEP) + i / LQ__CU_DEEP;
+    return tile * (2 * LQ__CU_PLANE) + r % 128 * LQ__CU_DEEP +
+           ((i / 16 % 4) ^ (r >> 1 & 3u)) * 16 + i % 16;
 }
 
 /* Numbers of a quad's dims, and their rows of the basis. */
@@ -6153,7 +6172,6 @@ static void lq__cu_codec_quad(uint8_t *high, lq__cu_quad *q, size_t n, const lq_
     const lq_basis *b = lq__cu_basis_of(d);
     const uint32_t s = q->slice;
     const bool value = lq__cu_is_value(g, s);
-    uint8_t *low = high + (size_t)c->tiles * 128 * c->wide;
     q->gain = value ? (int32_t)(g->roles ? g->roles[s].gain : s) : -1;
     q->slice_step = value ? b->ratio : lq__cu_pow2(b->slice_exponent[s]);
     for (uint32_t r = 0; r < 8; r++) {
@@ -6169,9 +6187,9 @@ static void lq__cu_codec_quad(uint8_t *high, lq__cu_quad *q, size_t n, const lq_
         }
         for (uint32_t i = 0; i < min(c->wide, b->rank); i++) {
             const int32_t m = b->inverse[at * b->inverse_stride + i];
-            const size_t to = lq__cu_plane_row(n, r) * c->wide + i;
+            const size_t to = lq__cu_operand_at(c->wide, lq__cu_matrix_row(n, r), i);
             high[to] = (uint8_t)((uint32_t)m >> 8);
-            low[to] = (uint8_t)m;
+            high[to + LQ__CU_PLANE] = (uint8_t)m;
         }
     }
 }
@@ -6266,8 +6284,7 @@ typedef struct lq__cu_decoding {
     uint32_t pages;
     uint32_t rows;
     int16_t *values; /* (rows, wide + lead) */
-    uint8_t *high;   /* (rows, wide) columns of the product */
-    uint8_t *low;
+    uint8_t *columns; /* (rows, wide) int16 */
     float *units;  /* (rows) */
     float *gains;  /* (rows, gains) */
     float2 *waves; /* (rows, waves) cosine, sine */
@@ -6285,10 +6302,8 @@ static size_t lq__cu_decode_place(lq__cu_decoding *d, uint8_t *at)
     d->pages = (d->from.tokens + 63) / 64;
     d->values = (int16_t *)(void *)at;
     at += (size_t)d->rows * (c->wide + c->lead) * 2;
-    d->high = at;
-    at += (size_t)d->rows * c->wide;
-    d->low = at;
-    at += (size_t)d->rows * c->wide;
+    d->columns = at;
+    at += (size_t)d->rows * c->wide * 2;
     d->units = (float *)(void *)at;
     at += (size_t)d->rows * 4;
     d->waves = (float2 *)(void *)at;
@@ -6358,31 +6373,26 @@ static __device__ bool lq__cu_stream_begin(lq__cu_stream *s, uint32_t tokens)
     return true;
 }
 
-/* Asks for the words that eight rows may take behind those that are asked for, 1 KB, where there is
-   room for them, once those have come. */
+/* Asks for the words that four rows may take behind those that are asked for, 512 bytes, where there
+   is room for them, once those have come. */
 LQ__CU_DEVICE void lq__cu_words_more(lq__cu_stream *s)
 {
-    const uint32_t lane = threadIdx.x % 32;
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncwarp();
-    if (s->filled - s->at / 16 * 16 <= LQ__CU_WORDS - 1024) {
-#pragma unroll
-        for (uint32_t i = 0; i < 1024; i += 512) {
-            const uint32_t at = s->filled + i + 16 * lane;
-            const uint32_t there = at < s->end ? min(s->end - at, 16u) : 0;
-            const uint32_t to = s->ring + at % LQ__CU_WORDS;
-            const uint8_t *from = s->from + (there ? at : 0);
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                         "r"(there)
+    if (s->filled - s->at / 16 * 16 <= LQ__CU_WORDS - 512) {
+        const uint32_t at = s->filled + 16 * (threadIdx.x % 32);
+        const uint32_t there = at < s->end ? min(s->end - at, 16u) : 0;
+        const uint32_t to = s->ring + at % LQ__CU_WORDS;
+        const uint8_t *from = s->from + (there ? at : 0);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                     "r"(there)
+                     : "memory");
+        if (at % LQ__CU_WORDS == 0) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + LQ__CU_WORDS),
+                         "l"(from), "r"(there)
                          : "memory");
-            if (at % LQ__CU_WORDS == 0) {
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                                 to + LQ__CU_WORDS),
-                             "l"(from), "r"(there)
-                             : "memory");
-            }
         }
-        s->filled += 1024;
+        s->filled += 512;
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -6468,18 +6478,31 @@ static __device__ uint32_t lq__cu_payload(uint32_t *first, uint32_t state, uint3
     return __shfl_sync(~0u, sum, 31);
 }
 
-/* Rows with raw bits get them. values: this page's. Escapes do later. */
+/* Rows with raw bits get them, two at a time. values: this page's. Escapes get theirs later. */
 static __device__ void lq__cu_merge(int16_t *values, const lq__cu_decoding *d,
                                     const lq__cu_section *s, uint32_t tokens)
 {
     const lq__cu_raw_row *raws = (const lq__cu_raw_row *)(const void *)(d->c.mem + d->c.raws);
-    for (uint32_t k = 0; k < d->c.raw_rows; k++) {
-        const lq__cu_raw_row row = raws[k];
-        for (uint32_t t = threadIdx.x % 32; t < tokens; t += 32) {
-            int16_t *v = values + (size_t)t * (d->c.wide + d->c.lead) + row.column;
-            const uint32_t bits = lq__cu_section_bits(s, row.before * tokens + t * row.raw);
-            if (*v != LQ__CU_ESCAPE) {
-                *v = (int16_t)((uint32_t)*v << row.raw | (bits & ((1u << row.raw) - 1)));
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t k = 0; k < d->c.raw_rows; k += 2) {
+        int16_t *to[4];
+        int32_t v[4];
+        uint32_t bits[4];
+        uint32_t raw[4];
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) { /* all on its way before the first is needed */
+            const lq__cu_raw_row row = raws[min(k + i / 2, d->c.raw_rows - 1)];
+            const uint32_t t = min(lane + 32 * (i % 2), tokens - 1);
+            raw[i] = row.raw;
+            to[i] = values + (size_t)t * (d->c.wide + d->c.lead) + row.column;
+            v[i] = *to[i];
+            bits[i] = lq__cu_section_bits(s, row.before * tokens + t * row.raw);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            const bool there = k + i / 2 < d->c.raw_rows && lane + 32 * (i % 2) < tokens;
+            if (there && v[i] != LQ__CU_ESCAPE) {
+                *to[i] = (int16_t)((uint32_t)v[i] << raw[i] | (bits[i] & ((1u << raw[i]) - 1)));
             }
         }
     }
@@ -6553,8 +6576,9 @@ static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint3
     const bool first = lane < tokens;
     const bool second = lane + 32 < tokens;
     uint32_t next = __ldg(&coded[lane % 8].table);
-    lq__cu_words_more(s);
-    lq__cu_words_more(s);
+    for (int i = 0; i < 3; i++) { /* four rows take at most 512 bytes, and begin anywhere */
+        lq__cu_words_more(s);
+    }
 #pragma unroll 1
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t mine = tables + next * LQ__CU_TABLE;
@@ -6562,10 +6586,10 @@ static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint3
         uint32_t out[2][4];
         uint32_t least = 0xffffffffu;
         next = __ldg(&coded[min(8 * i + 8 + lane % 8, stride - 1)].table);
-        lq__cu_words_more(s);
 #pragma unroll 1
         for (int k = 0; k < 8; k += 2) { /* few instructions: a warp's code must stay near it */
             uint32_t v[2][2];
+            if (k % 4 == 0) lq__cu_words_more(s);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const uint32_t table = __shfl_sync(~0u, mine, k + r);
@@ -6594,7 +6618,7 @@ static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint3
     __syncwarp();
 }
 
-static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32)
+static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32, 9)
     lq__cu_rans_kernel(const __grid_constant__ lq__cu_decoding d)
 {
     extern __shared__ __align__(16) uint32_t tables[];
@@ -6801,9 +6825,9 @@ static __global__ void __launch_bounds__(128)
         }
 #pragma unroll
         for (int t = 0; t < LQ__CU_COLUMNS; t++) {
-            const size_t to = (size_t)(first + t) * d.c.wide + column;
-            *(uint2 *)(void *)(d.high + to) = make_uint2(high[t][0], high[t][1]);
-            *(uint2 *)(void *)(d.low + to) = make_uint2(low[t][0], low[t][1]);
+            uint8_t *to = d.columns + lq__cu_operand_at(d.c.wide, first + (uint32_t)t, column);
+            *(uint2 *)(void *)to = make_uint2(high[t][0], high[t][1]);
+            *(uint2 *)(void *)(to + LQ__CU_PLANE) = make_uint2(low[t][0], low[t][1]);
         }
     }
     for (uint32_t t = 0; t < LQ__CU_COLUMNS; t++) {
@@ -6816,16 +6840,9 @@ static __global__ void __launch_bounds__(128)
    bytes without sign. A block has 128 dims and 128 tokens. Warp w has rows 16 w .. 16 w + 15 of the
    block's: lane 4 g + t rows g and g + 8, a pair of dims, of tokens 8 n + 2 t and + 1. Compiled for
    sm_90a wgmma multiplies, else mma.sync. Sums become halves in shared memory, then vectors. */
-#define LQ__CU_DEEP 64u /* coefficients of a stage */
-#define LQ__CU_PLANE (128 * LQ__CU_DEEP)
 #define LQ__CU_STAGE (4 * LQ__CU_PLANE) /* high and low bytes of the matrix, those of columns */
-#define LQ__CU_STAGES 5u
+#define LQ__CU_STAGES 4u /* at most: beside them there is room for a block that decodes */
 #define LQ__CU_PITCH 272u /* bytes of a token's halves in shared memory */
-
-LQ__CU_DEVICE void lq__cu_copy16(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
 
 /* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
 LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
@@ -6833,47 +6850,98 @@ LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
     return row * LQ__CU_DEEP + (chunk ^ (row >> 1 & 3u)) * 16;
 }
 
-/* What is copied next: coefficients k LQ__CU_DEEP .. of a tile, which are numbered dims first. */
+/* What is copied next: coefficients k LQ__CU_DEEP .. of a tile, which are numbered dims first. Where
+   there are bulk copies bar is the first of the stages' mbarriers, and one thread copies. */
 typedef struct lq__cu_next {
+    uint32_t at; /* stages */
+    uint32_t bar;
+    uint32_t stage; /* what comes next goes there */
     uint32_t tile;
     uint32_t k;
-    const uint8_t *a; /* this thread's, of high bytes */
-    const uint8_t *b;
+    const uint8_t *a;
+    const uint8_t *b; /* NULL: there is no more */
 } lq__cu_next;
 
 LQ__CU_DEVICE void lq__cu_next_tile(lq__cu_next *next, const lq__cu_decoding *d, uint32_t tile)
 {
-    const uint32_t dims = tile % d->c.tiles * 128 + threadIdx.x / 4;
-    const uint32_t tokens = tile / d->c.tiles * 128 + threadIdx.x / 4;
+    const uint32_t tokens = tile / d->c.tiles * 128;
     next->tile = tile;
     next->k = 0;
-    next->a = d->c.mem + d->c.planes + (size_t)dims * d->c.wide + threadIdx.x % 4 * 16;
-    next->b = tokens < d->rows ? d->high + (size_t)tokens * d->c.wide + threadIdx.x % 4 * 16 : NULL;
+    next->a = d->c.mem + d->c.planes + (size_t)(tile % d->c.tiles * 256) * d->c.wide;
+    next->b = tokens < d->rows ? d->columns + (size_t)tokens * d->c.wide * 2 : NULL;
+}
+
+LQ__CU_DEVICE void lq__cu_next_init(lq__cu_next *next, const lq__cu_decoding *d, uint8_t *stages,
+                                    uint64_t *bars)
+{
+    next->at = lq__cu_shared(stages);
+    next->bar = lq__cu_shared(bars);
+    next->stage = 0;
+    lq__cu_next_tile(next, d, blockIdx.x);
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x < d->stages) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(next->bar + 8 * threadIdx.x)
+                     : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+#endif
+    __syncthreads();
 }
 
 /* Asks for a stage, if there is one, and goes on. */
-LQ__CU_DEVICE void lq__cu_stage(uint32_t at, const lq__cu_decoding *d, lq__cu_next *next)
+LQ__CU_DEVICE void lq__cu_stage(lq__cu_next *next, const lq__cu_decoding *d)
 {
-    const uint32_t row = threadIdx.x / 4;
-    const size_t a_plane = (size_t)d->c.tiles * 128 * d->c.wide;
-    const size_t b_plane = (size_t)d->rows * d->c.wide;
-    if (next->b) {
-#pragma unroll
-        for (uint32_t r = 0; r < 128; r += 64) {
-            const size_t step = (size_t)r * d->c.wide;
-            const uint32_t to = at + lq__cu_swizzle(row + r, threadIdx.x % 4);
-            lq__cu_copy16(to, next->a + step);
-            lq__cu_copy16(to + LQ__CU_PLANE, next->a + a_plane + step);
-            lq__cu_copy16(to + 2 * LQ__CU_PLANE, next->b + step);
-            lq__cu_copy16(to + 3 * LQ__CU_PLANE, next->b + b_plane + step);
-        }
-        next->a += LQ__CU_DEEP;
-        next->b += LQ__CU_DEEP;
-        if (++next->k * LQ__CU_DEEP == d->c.wide) {
-            lq__cu_next_tile(next, d, next->tile + gridDim.x);
-        }
+    const uint32_t to = next->at + next->stage * LQ__CU_STAGE;
+#if __CUDA_ARCH__ >= 900
+    const uint32_t bar = next->bar + 8 * next->stage;
+    if (threadIdx.x == 0 && next->b) {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
+                     "r"(LQ__CU_STAGE)
+                     : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+                     "[%1], %2, [%3];" ::"r"(to),
+                     "l"(next->a), "r"(2 * LQ__CU_PLANE), "r"(bar)
+                     : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+                     "[%1], %2, [%3];" ::"r"(to + 2 * LQ__CU_PLANE),
+                     "l"(next->b), "r"(2 * LQ__CU_PLANE), "r"(bar)
+                     : "memory");
+    }
+#else
+    for (uint32_t i = threadIdx.x * 16; i < 2 * LQ__CU_PLANE && next->b; i += blockDim.x * 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(next->a + i)
+                     : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + 2 * LQ__CU_PLANE + i),
+                     "l"(next->b + i)
+                     : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+    next->stage = next->stage + 1 == d->stages ? 0 : next->stage + 1;
+    next->a += 2 * LQ__CU_PLANE;
+    next->b += next->b ? 2 * LQ__CU_PLANE : 0;
+    if (++next->k * LQ__CU_DEEP == d->c.wide) lq__cu_next_tile(next, d, next->tile + gridDim.x);
+}
+
+/* Waits for a stage's copies, of which at least `stages` - 1 were asked for since. All threads wait
+   for each other. */
+LQ__CU_DEVICE void lq__cu_stage_wait(const lq__cu_next *next, const lq__cu_decoding *d,
+                                     uint32_t stage, uint32_t phase)
+{
+#if __CUDA_ARCH__ >= 900
+    lq__cu_bar_wait(next->bar + 8 * stage, phase);
+    (void)d;
+#else
+    if (d->stages == LQ__CU_STAGES) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 2) : "memory");
+    } else {
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+    }
+    (void)next;
+    (void)stage;
+    (void)phase;
+#endif
+    __syncthreads();
 }
 
 /* Sums of a lane: [n][0], [1] of its first row and two tokens, [2], [3] of its second. */
@@ -6929,10 +6997,6 @@ LQ__CU_DEVICE void lq__cu_multiplied(void)
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 
-LQ__CU_DEVICE void lq__cu_staged(void) /* what was copied is there for wgmma */
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 #undef LQ__CU_FOUR
 #else
 LQ__CU_DEVICE void lq__cu_matrices(uint32_t *r, uint32_t at)
@@ -6992,9 +7056,6 @@ LQ__CU_DEVICE void lq__cu_multiplied(void)
 {
 }
 
-LQ__CU_DEVICE void lq__cu_staged(void)
-{
-}
 #endif
 
 /* What a token's pair of dims is told of it. */
@@ -7104,37 +7165,32 @@ static __global__ void __launch_bounds__(256, 1)
     lq__cu_product_kernel(const __grid_constant__ lq__cu_decoding d)
 {
     extern __shared__ __align__(1024) uint8_t stages[];
+    __shared__ uint64_t bars[LQ__CU_STAGES];
     const uint32_t count = d.c.wide / LQ__CU_DEEP;
-    const uint32_t at = lq__cu_shared(stages);
     const uint32_t tiles = d.c.tiles * (d.rows / 128);
     uint8_t *halves = stages + d.stages * LQ__CU_STAGE;
     lq__cu_next next;
     uint32_t stage = 0;
-    uint32_t free = d.stages - 1;
-    lq__cu_next_tile(&next, &d, blockIdx.x);
+    uint32_t phase = 0;
+    lq__cu_next_init(&next, &d, stages, bars);
 #pragma unroll 1
-    for (uint32_t k = 0; k < free; k++) {
-        lq__cu_stage(at + k * LQ__CU_STAGE, &d, &next);
+    for (uint32_t k = 0; k + 1 < d.stages; k++) {
+        lq__cu_stage(&next, &d);
     }
 #pragma unroll 1
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         lq__cu_sums s = {};
 #pragma unroll 1
         for (uint32_t k = 0; k < count; k++) {
-            if (d.stages == LQ__CU_STAGES) {
-                asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 2) : "memory");
-            } else if (d.stages == LQ__CU_STAGES - 1) {
-                asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 3) : "memory");
-            } else {
-                asm volatile("cp.async.wait_group 0;" ::: "memory");
-            }
-            lq__cu_staged();
-            __syncthreads();
-            lq__cu_multiply(&s, at + stage * LQ__CU_STAGE);
-            lq__cu_stage(at + free * LQ__CU_STAGE, &d, &next); /* meanwhile */
+            lq__cu_stage_wait(&next, &d, stage, phase);
+            lq__cu_multiply(&s, next.at + stage * LQ__CU_STAGE);
+            lq__cu_stage(&next, &d); /* meanwhile, where all have multiplied before they waited */
             lq__cu_multiplied();
-            stage = stage + 1 == d.stages ? 0 : stage + 1;
-            free = free + 1 == d.stages ? 0 : free + 1;
+            stage++;
+            if (stage == d.stages) {
+                stage = 0;
+                phase ^= 1u;
+            }
         }
         lq__cu_halves_out(halves, &d, &s, tile);
         asm volatile("bar.sync %0, 128;" ::"r"(1 + threadIdx.x / 128) : "memory");
@@ -7176,7 +7232,7 @@ static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
     }
     const uint32_t halves = 128 * LQ__CU_PITCH;
     const uint32_t tiles = d.c.tiles * (d.rows / 128);
-    mine.stages = min(((uint32_t)most - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
+    mine.stages = min(((uint32_t)most - 1024 - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
     const uint32_t bytes = mine.stages * LQ__CU_STAGE + halves;
     if (cudaFuncSetAttribute(lq__cu_product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)bytes) != cudaSuccess) {

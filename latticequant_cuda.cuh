@@ -331,11 +331,18 @@ typedef struct lq_cuda_pages {
 } lq_cuda_pages;
 
 /* Where vectors go: element d of token t of slice s to slices[s] + t * token_stride + d, in elements
-   of `type`, LQ_F16 (default 0) or LQ_BF16. slices: on the device, pointers to there. */
+   of `type`, LQ_F16 (default 0) or LQ_BF16. slices: on the device, pointers to there.
+   Into pages of an engine's own cache, if block_tokens is not 0: token t then lies at
+   slices[s] + blocks[t / block_tokens] * block_stride + t mod block_tokens * token_stride.
+     blocks  on the device, below block_count: others set LQ_CUDA_BAD_PAGE, and get nothing */
 typedef struct lq_cuda_vectors {
     void *const *slices;
     size_t token_stride;
     int type;
+    const uint32_t *blocks;
+    uint32_t block_count;
+    uint32_t block_tokens;
+    size_t block_stride;
 } lq_cuda_vectors;
 
 /* Bytes of device memory for a codec, and of host memory to make it in; 0: desc is not one that the
@@ -1693,8 +1700,8 @@ LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_
     return p->shapes + (size_t)(epoch / 4 * p->heads + head) * p->shape;
 }
 
-#define LQ__CU_FIT 512u /* threads of a block that fits: two fit in, so that clusters find room */
-#define LQ__CU_CLUSTER 8 /* blocks of a cluster that does */
+#define LQ__CU_FIT 512u   /* threads of a block that fits: two fit in, so that clusters find room */
+#define LQ__CU_CLUSTER 8  /* blocks of a cluster that does */
 #define LQ__CU_BEGINS 32u /* epochs that begin in a step, at most */
 
 /* The largest of all threads' numbers; their sum. All threads wait. */
@@ -2010,7 +2017,7 @@ static __global__ void __launch_bounds__(LQ__CU_FIT, 2)
 
 /* Starts it: long steps with eight blocks for each sum, where there are clusters. */
 static int lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
-                             const lq__cu_source *v, cudaStream_t stream)
+                            const lq__cu_source *v, cudaStream_t stream)
 {
     const size_t parts = (size_t)(LQ__CU_BEGINS + 1) * p->dims * sizeof(int64_t);
     cudaFuncAttributes is;
@@ -6081,9 +6088,8 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
         } else if (i >= c->lead && k < p->dims) {
             class_ = lq__cu_class(p->sigma[p->gains + k], log_step);
             class_ = class_ < 15 ? 0 : class_;
-            const int status =
-                lq__cu_mean_q12(&columns[lq__cu_column_at(k)].mean, p->mean[p->gains + k],
-                                p->mean_exponent, d->step);
+            const int status = lq__cu_mean_q12(&columns[lq__cu_column_at(k)].mean,
+                                               p->mean[p->gains + k], p->mean_exponent, d->step);
             if (status) return status;
             if (class_) lq__cu_centroids(columns[lq__cu_column_at(k)].shift, mass, (int)class_);
         }
@@ -6160,8 +6166,8 @@ static uint32_t lq__cu_matrix_row(size_t n, uint32_t r)
 LQ__CU_BOTH size_t lq__cu_operand_at(uint32_t wide, uint32_t r, uint32_t i)
 {
     const size_t tile = (size_t)(r / 128) * (wide / LQ__CU_DEEP) + i / LQ__CU_DEEP;
-    return tile * (2 * LQ__CU_PLANE) + r % 128 * LQ__CU_DEEP +
-           ((i / 16 % 4) ^ (r >> 1 & 3u)) * 16 + i % 16;
+    return tile * (2 * LQ__CU_PLANE) + r % 128 * LQ__CU_DEEP + ((i / 16 % 4) ^ (r >> 1 & 3u)) * 16 +
+           i % 16;
 }
 
 /* Numbers of a quad's dims, and their rows of the basis. */
@@ -6283,13 +6289,12 @@ typedef struct lq__cu_decoding {
     lq_cuda_pages from;
     uint32_t pages;
     uint32_t rows;
-    int16_t *values; /* (rows, wide + lead) */
+    int16_t *values;  /* (rows, wide + lead) */
     uint8_t *columns; /* (rows, wide) int16 */
-    float *units;  /* (rows) */
-    float *gains;  /* (rows, gains) */
-    float2 *waves; /* (rows, waves) cosine, sine */
-    void *const *slices;
-    size_t stride;
+    float *units;     /* (rows) */
+    float *gains;     /* (rows, gains) */
+    float2 *waves;    /* (rows, waves) cosine, sine */
+    lq_cuda_vectors to;
     uint32_t is_bf16;
     uint32_t stages;
 } lq__cu_decoding;
@@ -6411,8 +6416,7 @@ LQ__CU_DEVICE uint32_t lq__cu_symbol(lq__cu_stream *s, uint32_t table, bool ther
         of.x * (s->x >> 16) + lq__cu_permute(s->x, 0, 0x4410u) - lq__cu_permute(of.y, 0, 0x4410u);
     const bool need = (FULL || there) && y < 65536u;
     const uint32_t needs = __ballot_sync(~0u, need);
-    const uint32_t k =
-        s->ring + (s->at + 2 * (uint32_t)__popc(needs & s->below)) % LQ__CU_WORDS;
+    const uint32_t k = s->ring + (s->at + 2 * (uint32_t)__popc(needs & s->below)) % LQ__CU_WORDS;
     uint32_t low;
     uint32_t high;
     asm volatile("ld.shared.u8 %0, [%1];" : "=r"(low) : "r"(k) : "memory");
@@ -6544,8 +6548,8 @@ static __device__ bool lq__cu_escapes(int16_t *values, const lq__cu_decoding *d,
         for (int k = 0; k < 8; k++) {
             uint64_t left =
                 __ballot_sync(~0u, lane < tokens && lq__cu_of_eight(&w[0], k) == LQ__CU_ESCAPE);
-            left |= (uint64_t)__ballot_sync(~0u, lane + 32 < tokens && lq__cu_of_eight(&w[1], k) ==
-                                                                           LQ__CU_ESCAPE)
+            left |= (uint64_t)__ballot_sync(~0u, lane + 32 < tokens &&
+                                                     lq__cu_of_eight(&w[1], k) == LQ__CU_ESCAPE)
                     << 32;
             for (; left && fine; left &= left - 1) {
                 const lq__cu_coded of = coded[8 * i + k];
@@ -6647,8 +6651,8 @@ static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32, 9)
     s.p = d.from.bytes + (fine ? offset : 0);
     s.n = fine ? size - 4 : 0;
     s.from = s.p - (uintptr_t)s.p % 16;
-    s.end = (uint32_t)min((uint64_t)(d.from.bytes + d.from.bytes_count - s.from),
-                          (uint64_t)size + 16);
+    s.end =
+        (uint32_t)min((uint64_t)(d.from.bytes + d.from.bytes_count - s.from), (uint64_t)size + 16);
     s.ring = lq__cu_shared(rings[warp]);
     fine = fine && s.p[s.n] == LQ_PAGE_CODED && s.p[s.n + 1] == LQ_Z && s.p[s.n + 2] == tokens &&
            s.p[s.n + 3] == d.c.profile_index;
@@ -6745,10 +6749,10 @@ static __device__ void lq__cu_token_numbers(const lq__cu_decoding *d, uint32_t t
     }
 }
 
-#define LQ__CU_COLUMNS 4 /* tokens of a warp */
+#define LQ__CU_COLUMNS 2 /* tokens of a warp */
 
 /* A warp's tokens: first what their columns' squares sum to, then the columns. */
-static __global__ void __launch_bounds__(128)
+static __global__ void __launch_bounds__(128, 9)
     lq__cu_columns_kernel(const __grid_constant__ lq__cu_decoding d)
 {
     const uint32_t lane = threadIdx.x % 32;
@@ -6770,9 +6774,9 @@ static __global__ void __launch_bounds__(128)
             const uint4 of = __ldg(&columns[column / 256 * 256 + 32 * e + lane]);
 #pragma unroll
             for (int t = 0; t < LQ__CU_COLUMNS; t++) {
-                const int32_t v = lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z),
-                                             (int32_t)of.x) >>
-                                  4;
+                const int32_t v =
+                    lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z), (int32_t)of.x) >>
+                    4;
                 energy[t] += (uint64_t)((int64_t)v * v);
             }
         }
@@ -6789,8 +6793,7 @@ static __global__ void __launch_bounds__(128)
             shift[t]++;
         }
         if (lane == 0) {
-            d.units[first + t] =
-                __fmul_rn(d.c.step, __uint_as_float((127 - 27 + shift[t]) << 23));
+            d.units[first + t] = __fmul_rn(d.c.step, __uint_as_float((127 - 27 + shift[t]) << 23));
         }
     }
 #pragma unroll 1
@@ -6809,15 +6812,15 @@ static __global__ void __launch_bounds__(128)
             const uint4 of = __ldg(&columns[column / 256 * 256 + 32 * e + lane]);
 #pragma unroll
             for (int t = 0; t < LQ__CU_COLUMNS; t++) {
-                const int32_t c = lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z),
-                                             (int32_t)of.x);
+                const int32_t c =
+                    lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z), (int32_t)of.x);
                 const int32_t y = (c + (1 << shift[t] >> 1)) >> shift[t]; /* below 2^15 - 128 */
                 if (e % 2 == 0) {
                     x[t][0] = y;
                     continue;
                 }
-                const uint32_t h = lq__cu_permute((uint32_t)(x[t][0] + 128), (uint32_t)(y + 128),
-                                                  0x0051u);
+                const uint32_t h =
+                    lq__cu_permute((uint32_t)(x[t][0] + 128), (uint32_t)(y + 128), 0x0051u);
                 const uint32_t l = lq__cu_permute((uint32_t)x[t][0], (uint32_t)y, 0x0040u);
                 high[t][e / 4] = e % 4 == 1 ? h : lq__cu_permute(high[t][e / 4], h, 0x5410u);
                 low[t][e / 4] = e % 4 == 1 ? l : lq__cu_permute(low[t][e / 4], l, 0x5410u);
@@ -6841,7 +6844,7 @@ static __global__ void __launch_bounds__(128)
    block's: lane 4 g + t rows g and g + 8, a pair of dims, of tokens 8 n + 2 t and + 1. Compiled for
    sm_90a wgmma multiplies, else mma.sync. Sums become halves in shared memory, then vectors. */
 #define LQ__CU_STAGE (4 * LQ__CU_PLANE) /* high and low bytes of the matrix, those of columns */
-#define LQ__CU_STAGES 4u /* at most: beside them there is room for a block that decodes */
+#define LQ__CU_STAGES 4u  /* at most: beside them there is room for a block that decodes */
 #define LQ__CU_PITCH 272u /* bytes of a token's halves in shared memory */
 
 /* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
@@ -6954,17 +6957,17 @@ typedef struct lq__cu_sums {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 /* c += A B of m64n128k32, both in shared memory in rows of 64 bytes, chunks swizzled. */
 #define LQ__CU_FOUR(c, n) "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])
-#define LQ__CU_WGMMA(c, a, b, types)                                                              \
-    asm volatile(                                                                                 \
-        "wgmma.mma_async.sync.aligned.m64n128k32.s32." types                                      \
-        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "      \
-        "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, "   \
-        "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, "   \
-        "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"               \
-        : LQ__CU_FOUR(c, 0), LQ__CU_FOUR(c, 1), LQ__CU_FOUR(c, 2), LQ__CU_FOUR(c, 3),             \
-          LQ__CU_FOUR(c, 4), LQ__CU_FOUR(c, 5), LQ__CU_FOUR(c, 6), LQ__CU_FOUR(c, 7),             \
-          LQ__CU_FOUR(c, 8), LQ__CU_FOUR(c, 9), LQ__CU_FOUR(c, 10), LQ__CU_FOUR(c, 11),           \
-          LQ__CU_FOUR(c, 12), LQ__CU_FOUR(c, 13), LQ__CU_FOUR(c, 14), LQ__CU_FOUR(c, 15)          \
+#define LQ__CU_WGMMA(c, a, b, types)                                                            \
+    asm volatile(                                                                               \
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32." types                                    \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "    \
+        "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, " \
+        "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+        "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"             \
+        : LQ__CU_FOUR(c, 0), LQ__CU_FOUR(c, 1), LQ__CU_FOUR(c, 2), LQ__CU_FOUR(c, 3),           \
+          LQ__CU_FOUR(c, 4), LQ__CU_FOUR(c, 5), LQ__CU_FOUR(c, 6), LQ__CU_FOUR(c, 7),           \
+          LQ__CU_FOUR(c, 8), LQ__CU_FOUR(c, 9), LQ__CU_FOUR(c, 10), LQ__CU_FOUR(c, 11),         \
+          LQ__CU_FOUR(c, 12), LQ__CU_FOUR(c, 13), LQ__CU_FOUR(c, 14), LQ__CU_FOUR(c, 15)        \
         : "l"(a), "l"(b))
 
 /* What wgmma knows a matrix by: its address, 512 bytes from eight rows to the next, swizzled. */
@@ -7087,9 +7090,8 @@ LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, 
     for (int n = 0; n < 16; n++) {
 #pragma unroll
         for (int f = 0; f < 4; f++) {
-            s->high[n][f] =
-                (int32_t)(((uint32_t)s->high[n][f] << 16) + ((uint32_t)s->middle[n][f] << 8) +
-                          (uint32_t)s->low[n][f]);
+            s->high[n][f] = (int32_t)(((uint32_t)s->high[n][f] << 16) +
+                                      ((uint32_t)s->middle[n][f] << 8) + (uint32_t)s->low[n][f]);
         }
     }
 #pragma unroll
@@ -7130,7 +7132,8 @@ LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, 
 
 /* Halves of this half of a block to where vectors go: four of a token at a time, side by side where
    they are. */
-LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *halves, uint32_t tile)
+LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *halves,
+                                      uint32_t tile)
 {
     const uint32_t mine = threadIdx.x / 128 * 8 + threadIdx.x % 8;
     const uint32_t chunk = threadIdx.x % 16 / 8 * 16 + mine; /* 16 of a, 16 of b */
@@ -7142,14 +7145,24 @@ LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *h
         q->count == 0 ? 0 : min((uint32_t)q->count, (q->dims - first + stride - 1) / stride);
     const uint32_t tokens = tile / d->c.tiles * 128;
     if (count == 0) return;
-    uint16_t *slice = (uint16_t *)d->slices[q->slice] + first;
-    const bool aligned =
-        count == 4 && stride == 1 && (uintptr_t)slice % 8 == 0 && d->stride % 4 == 0;
+    uint16_t *slice = (uint16_t *)d->to.slices[q->slice] + first;
+    const bool aligned = count == 4 && stride == 1 && (uintptr_t)slice % 8 == 0 &&
+                         (d->to.token_stride | d->to.block_stride) % 4 == 0;
 #pragma unroll 4
     for (uint32_t i = threadIdx.x % 128 / 16; i < 128; i += 8) {
         const uint2 four = *(const uint2 *)(const void *)(halves + i * LQ__CU_PITCH + 8 * chunk);
-        uint16_t *to = slice + (size_t)(tokens + i) * d->stride;
-        if (tokens + i >= d->from.tokens) break;
+        const uint32_t t = tokens + i;
+        size_t at = (size_t)t * d->to.token_stride;
+        if (t >= d->from.tokens) break;
+        if (d->to.block_tokens) {
+            const uint32_t block = d->to.blocks[t / d->to.block_tokens];
+            at = block * d->to.block_stride + t % d->to.block_tokens * d->to.token_stride;
+            if (block >= d->to.block_count) {
+                atomicOr(d->from.flags, LQ_CUDA_BAD_PAGE);
+                continue;
+            }
+        }
+        uint16_t *to = slice + at;
         if (aligned) {
             *(uint2 *)(void *)to = four;
             continue;
@@ -7232,7 +7245,8 @@ static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
     }
     const uint32_t halves = 128 * LQ__CU_PITCH;
     const uint32_t tiles = d.c.tiles * (d.rows / 128);
-    mine.stages = min(((uint32_t)most - 1024 - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
+    mine.stages =
+        min(((uint32_t)most - 1024 - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
     const uint32_t bytes = mine.stages * LQ__CU_STAGE + halves;
     if (cudaFuncSetAttribute(lq__cu_product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)bytes) != cudaSuccess) {
@@ -7258,17 +7272,18 @@ LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors
 {
     lq__cu_decoding d;
     memset(&d, 0, sizeof d);
-    if (!codec || !dst || !dst->slices || !pages || !pages->bytes || (uintptr_t)pages->bytes % 16 || !pages->offsets ||
-        !pages->sizes || !pages->flags || pages->tokens == 0 || pages->tokens > LQ__CU_DECODED ||
+    if (!codec || !dst || !dst->slices || !pages || !pages->bytes || (uintptr_t)pages->bytes % 16 ||
+        !pages->offsets || !pages->sizes || !pages->flags || pages->tokens == 0 ||
+        pages->tokens > LQ__CU_DECODED ||
         (dst->type && dst->type != LQ_F16 && dst->type != LQ_BF16) || dst->token_stride == 0 ||
-        !workspace || (uintptr_t)workspace % 128) {
+        (dst->block_tokens && !dst->blocks) || !workspace || (uintptr_t)workspace % 128) {
         return LQ_E_ARG;
     }
     d.c = *codec;
     d.from = *pages;
     d.from.stride = pages->stride ? pages->stride : 1;
-    d.slices = dst->slices;
-    d.stride = dst->token_stride;
+    d.to = *dst;
+    d.to.block_stride = dst->block_tokens ? dst->block_stride : 0;
     d.is_bf16 = dst->type == LQ_BF16;
     if (workspace_bytes < lq__cu_decode_place(&d, (uint8_t *)workspace)) return LQ_E_SPACE;
     int status = lq__cu_rans_start(d, stream);

@@ -359,7 +359,7 @@ static void run(const Case &c)
 
 /* ---- cold restore ---- */
 enum { R_LAYERS = 32, R_TOKENS = 32768, R_HEADS = 8, R_DIMS = 128, R_LIVE = 1040, R_MADE = 4096 };
-enum { R_SLICES = 2 * R_HEADS, R_ALL = R_SLICES * R_DIMS, R_STREAMS = 4, R_KEPT = 8 };
+enum { R_BLOCK = 64, R_SLICES = 2 * R_HEADS, R_ALL = R_SLICES * R_DIMS, R_STREAMS = 4, R_KEPT = 8 };
 
 /* A layer's keys and values: R_LIVE hidden numbers, whose deviations fall by 24 times. */
 static void made_vectors(std::vector<uint16_t> &to, const lq_rope *rope)
@@ -499,7 +499,8 @@ static double wall_of(int rounds, cudaStream_t stream, const std::function<void(
 }
 
 /* A prefix of 32,768 tokens and 32 layers of 8 x 128, at about a bit a number in a basis a layer, from
-   pinned memory to pages of Z 4 that can be attended; beside it the copy of its f16 bytes. */
+   pinned memory to pages of f16 as an engine has them, blocks of R_BLOCK tokens, and to pages of Z 4;
+   beside it the copy of its f16 bytes. */
 static void restore(void)
 {
     Prefix p;
@@ -583,14 +584,13 @@ static void restore(void)
         x.c = codecs[l];
         x.from = {
             bytes + l * per_layer, per_layer, d_offsets, d_sizes, R_TOKENS, NULL, 0, 1, flags};
-        x.slices = d_slices[s];
-        x.stride = R_ALL;
+        x.to = {d_slices[s], R_ALL, LQ_F16, d_table, pages, R_BLOCK, (size_t)R_BLOCK * R_ALL};
         (void)lq__cu_decode_place(&x, workspace[s]);
         return x;
     };
     auto decode = [&](int l, int s) {
         const lq_cuda_pages from = decoding(l, s).from;
-        const lq_cuda_vectors to = {d_slices[s], R_ALL, LQ_F16};
+        const lq_cuda_vectors to = decoding(l, s).to;
         LQ(lq_cuda_decode(&codecs[l], &to, &from, workspace[s], work, streams[s]));
     };
     auto append = [&](int l, int s) {

@@ -4,8 +4,8 @@
    >>readme
    Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, which lie in device memory in the order in which
    the tensor cores take them: appended to, sealed to the same bytes as on the CPU, attended as the
-   integers that they are, and exchanged with latticequant.h without loss. Needs the CUDA Toolkit
-   alone; compute capability 8.0 or newer.
+   integers that they are, and exchanged with latticequant.h without loss; and entropy coded pages of
+   archives decoded. Needs the CUDA Toolkit alone; compute capability 8.0 or newer.
 
        #include "latticequant.h"                    its implementation: here, or in a .c file
        #define LATTICEQUANT_CUDA_IMPLEMENTATION     in one .cu file
@@ -15,7 +15,11 @@
        lq_cuda_append(&layer, &batch, &k, &v, stream);                              in each step
        lq_cuda_attend(&layer, &batch, &attend, stream);
 
+       lq_cuda_codec_init(&codec, mem, mem_bytes, staging, staging_bytes, &codec_desc, stream);
+       lq_cuda_decode(&codec, &vectors, &coded, workspace, workspace_bytes, stream);
+
        nvcc -O3 -arch=sm_90 examples/cuda_decode.cu -o cuda_decode && ./cuda_decode
+       with -arch=sm_90a lq_cuda_decode uses wgmma on Hopper
 
    ------------------------------------------------------------------------------------------------
    >>manual
@@ -41,6 +45,11 @@
             id is the same in the pools of all layers.
    batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page
             tables.
+   codec    what decodes the coded pages of one group: its profile, basis and step (lq_codec_desc), as
+            the device has it. Pages of a group are decoded in one call; a prefix of many layers is
+            many calls, best in a few streams, so that one layer's streams of bits are read while
+            another's basis is multiplied. What comes out is for an engine's own cache, or for
+            lq_cuda_append.
    The caller hands out page ids and slots and counts tokens; all of it is read on the device, so
    that a step can be captured in a graph. A page id may stand in several tables (forks share full
    pages). A sequence of n tokens needs lq_cuda_pages_of(&desc, n) of them.
@@ -51,12 +60,15 @@
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_workspace_bytes, aligned to 128, zeros before its first use; may
                 serve all layers of the same dims and all calls of one stream
+     codec      lq_cuda_codec_bytes, aligned to 128; to decode lq_cuda_decode_workspace_bytes, aligned
+                to 128, with anything in it, not shared by calls that may run at the same time
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
    BAD INPUT. Page ids, slots and token counts are checked on the device; what is out of range sets
    a bit in batch.flags, and is left out or cut. Any bytes may stand in pages: levels and scales are
-   then wrong, nothing else is.
+   then wrong, nothing else is. Of coded pages the same ones are refused, by a bit of flags, that
+   lq_codec_decode refuses.
 
    PAGE ON THE DEVICE, layout 1. Of a page each head has its own part, `head bytes`
    (lq_cuda_page_bytes over kv heads), a multiple of 16:
@@ -83,8 +95,9 @@
 
    WHAT IT DOES NOT DO
    Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
-   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm and packed pages, saving from the
-   device, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
+   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm pages, saving from the device, coded pages
+   other than of Z in dense bases, runs with an order (whose pages have steps of their own), encoding
+   them, attention to them as they are, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
    eviction, truncation, shifts. */
 
 /* ================================================================================================
@@ -351,7 +364,7 @@ LQ_CUDA_API size_t lq_cuda_codec_bytes(const lq_codec_desc *desc);
 LQ_CUDA_API size_t lq_cuda_codec_staging_bytes(const lq_codec_desc *desc);
 
 /* Makes a codec in device memory. The device decodes coded pages of LQ_Z in dense bases: of keys,
-   of values, of both.
+   of values, of both. Takes milliseconds on the host for a basis of 2,048 dims.
      mem      aligned to 128
      staging  host memory (best pinned), aligned to 16, in use until the stream gets there
    LQ_E_ARG: NULL, not aligned, a descriptor that is not valid; LQ_E_FORMAT: pages of another code,
@@ -6840,12 +6853,14 @@ static __global__ void __launch_bounds__(128, 9)
 
 /* ---- the product ----
    Sums of int16 by int16 as four products of bytes: of high and low planes of both, the matrix' low
-   bytes without sign. A block has 128 dims and 128 tokens. Warp w has rows 16 w .. 16 w + 15 of the
-   block's: lane 4 g + t rows g and g + 8, a pair of dims, of tokens 8 n + 2 t and + 1. Compiled for
-   sm_90a wgmma multiplies, else mma.sync. Sums become halves in shared memory, then vectors. */
-#define LQ__CU_STAGE (4 * LQ__CU_PLANE) /* high and low bytes of the matrix, those of columns */
-#define LQ__CU_STAGES 4u  /* at most: beside them there is room for a block that decodes */
-#define LQ__CU_PITCH 272u /* bytes of a token's halves in shared memory */
+   bytes without sign. A block has 64 dims and 128 tokens, and half a multiprocessor, so that one
+   multiplies while another gives its vectors out. Warp w has rows 16 w .. 16 w + 15 of the block's:
+   lane 4 g + t rows g and g + 8, a pair of dims, of tokens 8 n + 2 t and + 1. Compiled for sm_90a
+   wgmma multiplies, else mma.sync. Sums become halves in shared memory, then vectors. */
+#define LQ__CU_ROWS (64 * LQ__CU_DEEP) /* of a plane of the matrix that a block has */
+#define LQ__CU_STAGE (2 * LQ__CU_ROWS + 2 * LQ__CU_PLANE) /* bytes of the matrix, of columns */
+#define LQ__CU_STAGES 3u                                  /* at most */
+#define LQ__CU_PITCH 144u /* bytes of a token's halves in shared memory */
 
 /* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
 LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
@@ -6867,10 +6882,12 @@ typedef struct lq__cu_next {
 
 LQ__CU_DEVICE void lq__cu_next_tile(lq__cu_next *next, const lq__cu_decoding *d, uint32_t tile)
 {
-    const uint32_t tokens = tile / d->c.tiles * 128;
+    const uint32_t tokens = tile / (2 * d->c.tiles) * 128;
+    const uint32_t half = tile % (2 * d->c.tiles);
     next->tile = tile;
     next->k = 0;
-    next->a = d->c.mem + d->c.planes + (size_t)(tile % d->c.tiles * 256) * d->c.wide;
+    next->a =
+        d->c.mem + d->c.planes + (size_t)(half / 2 * 256) * d->c.wide + half % 2 * LQ__CU_ROWS;
     next->b = tokens < d->rows ? d->columns + (size_t)tokens * d->c.wide * 2 : NULL;
 }
 
@@ -6891,6 +6908,16 @@ LQ__CU_DEVICE void lq__cu_next_init(lq__cu_next *next, const lq__cu_decoding *d,
     __syncthreads();
 }
 
+#if __CUDA_ARCH__ >= 900
+LQ__CU_DEVICE void lq__cu_bulk(uint32_t to, const uint8_t *from, uint32_t bytes, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
+#endif
+
 /* Asks for a stage, if there is one, and goes on. */
 LQ__CU_DEVICE void lq__cu_stage(lq__cu_next *next, const lq__cu_decoding *d)
 {
@@ -6901,21 +6928,16 @@ LQ__CU_DEVICE void lq__cu_stage(lq__cu_next *next, const lq__cu_decoding *d)
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
                      "r"(LQ__CU_STAGE)
                      : "memory");
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-                     "[%1], %2, [%3];" ::"r"(to),
-                     "l"(next->a), "r"(2 * LQ__CU_PLANE), "r"(bar)
-                     : "memory");
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-                     "[%1], %2, [%3];" ::"r"(to + 2 * LQ__CU_PLANE),
-                     "l"(next->b), "r"(2 * LQ__CU_PLANE), "r"(bar)
-                     : "memory");
+        lq__cu_bulk(to, next->a, LQ__CU_ROWS, bar);
+        lq__cu_bulk(to + LQ__CU_ROWS, next->a + LQ__CU_PLANE, LQ__CU_ROWS, bar);
+        lq__cu_bulk(to + 2 * LQ__CU_ROWS, next->b, 2 * LQ__CU_PLANE, bar);
     }
 #else
-    for (uint32_t i = threadIdx.x * 16; i < 2 * LQ__CU_PLANE && next->b; i += blockDim.x * 16) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(next->a + i)
-                     : "memory");
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + 2 * LQ__CU_PLANE + i),
-                     "l"(next->b + i)
+    for (uint32_t i = threadIdx.x * 16; i < LQ__CU_STAGE && next->b; i += blockDim.x * 16) {
+        const uint8_t *from = i < LQ__CU_ROWS       ? next->a + i
+                              : i < 2 * LQ__CU_ROWS ? next->a + LQ__CU_PLANE + (i - LQ__CU_ROWS)
+                                                    : next->b + (i - 2 * LQ__CU_ROWS);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from)
                      : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -6979,14 +7001,13 @@ LQ__CU_DEVICE uint64_t lq__cu_matrix(uint32_t at)
 
 LQ__CU_DEVICE void lq__cu_multiply(lq__cu_sums *s, uint32_t at)
 {
-    const uint32_t mine = at + threadIdx.x / 128 * (64 * LQ__CU_DEEP);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
     for (uint32_t k = 0; k < LQ__CU_DEEP; k += 32) {
-        const uint64_t a_high = lq__cu_matrix(mine + k);
-        const uint64_t a_low = lq__cu_matrix(mine + LQ__CU_PLANE + k);
-        const uint64_t b_high = lq__cu_matrix(at + 2 * LQ__CU_PLANE + k);
-        const uint64_t b_low = lq__cu_matrix(at + 3 * LQ__CU_PLANE + k);
+        const uint64_t a_high = lq__cu_matrix(at + k);
+        const uint64_t a_low = lq__cu_matrix(at + LQ__CU_ROWS + k);
+        const uint64_t b_high = lq__cu_matrix(at + 2 * LQ__CU_ROWS + k);
+        const uint64_t b_low = lq__cu_matrix(at + 2 * LQ__CU_ROWS + LQ__CU_PLANE + k);
         LQ__CU_WGMMA(s->high, a_high, b_high, "s8.s8");
         LQ__CU_WGMMA(s->middle, a_high, b_low, "s8.s8");
         LQ__CU_WGMMA(s->middle, a_low, b_high, "u8.s8");
@@ -7033,14 +7054,14 @@ LQ__CU_DEVICE void lq__cu_multiply(lq__cu_sums *s, uint32_t at)
     for (uint32_t k = 0; k < LQ__CU_DEEP / 16; k += 2) {
         uint32_t a[2][4];
         lq__cu_matrices(a[0], at + lq__cu_swizzle(row, k + lane / 16));
-        lq__cu_matrices(a[1], at + LQ__CU_PLANE + lq__cu_swizzle(row, k + lane / 16));
+        lq__cu_matrices(a[1], at + LQ__CU_ROWS + lq__cu_swizzle(row, k + lane / 16));
 #pragma unroll
         for (uint32_t n = 0; n < 16; n += 2) {
             const uint32_t from = at + lq__cu_swizzle(token + 8 * n, k + lane / 8 % 2);
             uint32_t h[4];
             uint32_t l[4];
-            lq__cu_matrices(h, from + 2 * LQ__CU_PLANE);
-            lq__cu_matrices(l, from + 3 * LQ__CU_PLANE);
+            lq__cu_matrices(h, from + 2 * LQ__CU_ROWS);
+            lq__cu_matrices(l, from + 2 * LQ__CU_ROWS + LQ__CU_PLANE);
 #pragma unroll
             for (uint32_t i = 0; i < 2; i++) {
                 lq__cu_mma_bytes<false>(s->high[n + i], a[0], h[2 * i], h[2 * i + 1]);
@@ -7076,8 +7097,8 @@ LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, 
     const uint32_t pair = threadIdx.x / 32 * 8 + lane / 4;
     const uint32_t k = pair % 4;
     const lq__cu_quad *q = (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) +
-                           tile % d->c.tiles * 16 + pair / 4;
-    const uint32_t first = tile / d->c.tiles * 128 + 2 * (lane % 4);
+                           tile % (2 * d->c.tiles) * 8 + pair / 4;
+    const uint32_t first = tile / (2 * d->c.tiles) * 128 + 2 * (lane % 4);
     const float scale[2] = {q->scale[k], q->scale[4 + k]};
     const float center[2] = {q->center[k], q->center[4 + k]};
     const float bias[2] = {q->bias[k], q->bias[4 + k]};
@@ -7123,33 +7144,33 @@ LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, 
             }
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                *(uint16_t *)(void *)(to + (uint32_t)(8 * n + i % 2) * LQ__CU_PITCH + 128 * r) =
+                *(uint16_t *)(void *)(to + (uint32_t)(8 * n + i % 2) * LQ__CU_PITCH + 64 * r) =
                     lq__cu_half_of(__fadd_rn(x[r], bias[r]), d->is_bf16);
             }
         }
     }
 }
 
-/* Halves of this half of a block to where vectors go: four of a token at a time, side by side where
+/* Halves of a block to where vectors go: four of a token at a time, side by side where
    they are. */
 LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *halves,
                                       uint32_t tile)
 {
-    const uint32_t mine = threadIdx.x / 128 * 8 + threadIdx.x % 8;
-    const uint32_t chunk = threadIdx.x % 16 / 8 * 16 + mine; /* 16 of a, 16 of b */
-    const lq__cu_quad *q =
-        (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) + tile % d->c.tiles * 16 + mine;
-    const uint32_t first = chunk < 16 ? q->a : q->b;
+    const uint32_t mine = threadIdx.x % 8;
+    const uint32_t chunk = threadIdx.x % 16; /* eight of a, eight of b */
+    const lq__cu_quad *q = (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) +
+                           tile % (2 * d->c.tiles) * 8 + mine;
+    const uint32_t first = chunk < 8 ? q->a : q->b;
     const uint32_t stride = q->stride;
     const uint32_t count =
         q->count == 0 ? 0 : min((uint32_t)q->count, (q->dims - first + stride - 1) / stride);
-    const uint32_t tokens = tile / d->c.tiles * 128;
+    const uint32_t tokens = tile / (2 * d->c.tiles) * 128;
     if (count == 0) return;
     uint16_t *slice = (uint16_t *)d->to.slices[q->slice] + first;
     const bool aligned = count == 4 && stride == 1 && (uintptr_t)slice % 8 == 0 &&
                          (d->to.token_stride | d->to.block_stride) % 4 == 0;
 #pragma unroll 4
-    for (uint32_t i = threadIdx.x % 128 / 16; i < 128; i += 8) {
+    for (uint32_t i = threadIdx.x / 16; i < 128; i += 8) {
         const uint2 four = *(const uint2 *)(const void *)(halves + i * LQ__CU_PITCH + 8 * chunk);
         const uint32_t t = tokens + i;
         size_t at = (size_t)t * d->to.token_stride;
@@ -7174,13 +7195,13 @@ LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *h
 }
 
 /* Blocks have tiles by turns; the next one's stages come while a tile is given out. */
-static __global__ void __launch_bounds__(256, 1)
+static __global__ void __launch_bounds__(128, 2)
     lq__cu_product_kernel(const __grid_constant__ lq__cu_decoding d)
 {
     extern __shared__ __align__(1024) uint8_t stages[];
     __shared__ uint64_t bars[LQ__CU_STAGES];
     const uint32_t count = d.c.wide / LQ__CU_DEEP;
-    const uint32_t tiles = d.c.tiles * (d.rows / 128);
+    const uint32_t tiles = 2 * d.c.tiles * (d.rows / 128);
     uint8_t *halves = stages + d.stages * LQ__CU_STAGE;
     lq__cu_next next;
     uint32_t stage = 0;
@@ -7206,7 +7227,7 @@ static __global__ void __launch_bounds__(256, 1)
             }
         }
         lq__cu_halves_out(halves, &d, &s, tile);
-        asm volatile("bar.sync %0, 128;" ::"r"(1 + threadIdx.x / 128) : "memory");
+        __syncthreads();
         lq__cu_vectors_out(&d, halves, tile);
     }
 }
@@ -7244,7 +7265,7 @@ static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
         return LQ_E_INTERNAL;
     }
     const uint32_t halves = 128 * LQ__CU_PITCH;
-    const uint32_t tiles = d.c.tiles * (d.rows / 128);
+    const uint32_t tiles = 2 * d.c.tiles * (d.rows / 128);
     mine.stages =
         min(((uint32_t)most - 1024 - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
     const uint32_t bytes = mine.stages * LQ__CU_STAGE + halves;
@@ -7252,7 +7273,7 @@ static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
                              (int)bytes) != cudaSuccess) {
         return LQ_E_INTERNAL;
     }
-    lq__cu_product_kernel<<<min(tiles, (uint32_t)processors), 256, bytes, stream>>>(mine);
+    lq__cu_product_kernel<<<min(tiles, 2 * (uint32_t)processors), 128, bytes, stream>>>(mine);
     return lq__cu_launched();
 }
 
@@ -7296,6 +7317,7 @@ LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors
    ============================================================================================== */
 #undef LQ__CU_KINDS
 #undef LQ__CU_STAGE
+#undef LQ__CU_ROWS
 #undef LQ__CU_PLANE
 #undef LQ__CU_PITCH
 #undef LQ__CU_DEEP

@@ -689,8 +689,8 @@ static void restore(void)
     }
     CU(cudaMemcpy(&f, flags, 4, cudaMemcpyDeviceToHost));
     const double numbers = (double)R_LAYERS * R_TOKENS;
-    printf("restore ms: f16 copy %.2f (%.1f GB/s), coded to vectors %.2f, to pages %.2f: 1/%.2f "
-           "and 1/%.2f\n",
+    printf("restore ms: f16 copy %.2f (%.1f GB/s), to pages of f16 %.2f, to pages of z4 "
+           "%.2f: 1/%.2f and 1/%.2f\n",
            plain, R_LAYERS * (double)f16 / plain / 1e6, to_vectors, to_pages, plain / to_vectors,
            plain / to_pages);
     printf(

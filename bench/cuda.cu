@@ -1,6 +1,9 @@
-/* nvcc -O3 -arch=sm_90 bench/cuda.cu -o cuda_bench && python3 bench/sdpa.py ./cuda_bench
+/* nvcc -O3 -arch=sm_90a bench/cuda.cu -o cuda_bench && python3 bench/sdpa.py ./cuda_bench
    Times of latticequant_cuda.cuh on the current device: medians of graph replays over sequences
-   whose pages are 300 MB or more together. A line each: name, shape, microseconds, bytes. */
+   whose pages are 300 MB or more together. A line each: name, shape, microseconds, bytes. The last
+   lines are of a prefix in coded pages, from pinned memory to pages of f16 and of Z, beside the copy
+   of its f16 bytes; then its parts, each of all layers in one stream. `./cuda_bench FIRST COUNT`
+   runs some of the rows, 20 only the last. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 #ifndef LQ_CUDA_INSTANCES
@@ -715,7 +718,7 @@ int main(int argc, char **argv)
         {"z4", LQ_Z, 4, 128, 8, 4, 1, 4096, 0},    {"z4", LQ_Z, 4, 128, 8, 0, 1, 34816, 1},
         {"e8", LQ_E8, 4, 128, 8, 0, 1, 34816, 1},  {"z8", LQ_Z, 8, 128, 8, 0, 1, 34816, 1}};
     cudaDeviceProp properties;
-    const size_t first = argc > 1 ? (size_t)atoi(argv[1]) : 0; /* ./cuda_bench FIRST COUNT */
+    const size_t first = argc > 1 ? (size_t)atoi(argv[1]) : 0;
     const size_t count = argc > 2 ? (size_t)atoi(argv[2]) : sizeof cases / sizeof *cases;
     if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) {
         printf("skipped: no CUDA device\n");

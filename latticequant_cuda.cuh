@@ -4,8 +4,8 @@
    >>readme
    Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, which lie in device memory in the order in which
    the tensor cores take them: appended to, sealed to the same bytes as on the CPU, attended as the
-   integers that they are, and exchanged with latticequant.h without loss. Needs the CUDA Toolkit
-   alone; compute capability 8.0 or newer.
+   integers that they are, and exchanged with latticequant.h without loss; and entropy coded pages of
+   archives decoded. Needs the CUDA Toolkit alone; compute capability 8.0 or newer.
 
        #include "latticequant.h"                    its implementation: here, or in a .c file
        #define LATTICEQUANT_CUDA_IMPLEMENTATION     in one .cu file
@@ -15,7 +15,11 @@
        lq_cuda_append(&layer, &batch, &k, &v, stream);                              in each step
        lq_cuda_attend(&layer, &batch, &attend, stream);
 
+       lq_cuda_codec_init(&codec, mem, mem_bytes, staging, staging_bytes, &codec_desc, stream);
+       lq_cuda_decode(&codec, &vectors, &coded, workspace, workspace_bytes, stream);
+
        nvcc -O3 -arch=sm_90 examples/cuda_decode.cu -o cuda_decode && ./cuda_decode
+       with -arch=sm_90a lq_cuda_decode uses wgmma on Hopper
 
    ------------------------------------------------------------------------------------------------
    >>manual
@@ -30,6 +34,7 @@
      >>stream            pages into shared memory
      >>attend            attention of a step's queries
      >>transfer          saved caches to the device and back
+     >>restore           coded pages of archives to vectors
      >>end               undefinitions
 
    CONCEPTS (those of latticequant.h; in addition)
@@ -40,6 +45,11 @@
             id is the same in the pools of all layers.
    batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page
             tables.
+   codec    what decodes the coded pages of one group: its profile, basis and step (lq_codec_desc), as
+            the device has it. Pages of a group are decoded in one call; a prefix of many layers is
+            many calls, best in a few streams, so that one layer's streams of bits are read while
+            another's basis is multiplied. What comes out is for an engine's own cache, or for
+            lq_cuda_append.
    The caller hands out page ids and slots and counts tokens; all of it is read on the device, so
    that a step can be captured in a graph. A page id may stand in several tables (forks share full
    pages). A sequence of n tokens needs lq_cuda_pages_of(&desc, n) of them.
@@ -50,12 +60,15 @@
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_workspace_bytes, aligned to 128, zeros before its first use; may
                 serve all layers of the same dims and all calls of one stream
+     codec      lq_cuda_codec_bytes, aligned to 128; to decode lq_cuda_decode_workspace_bytes, aligned
+                to 128, with anything in it, not shared by calls that may run at the same time
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
    BAD INPUT. Page ids, slots and token counts are checked on the device; what is out of range sets
    a bit in batch.flags, and is left out or cut. Any bytes may stand in pages: levels and scales are
-   then wrong, nothing else is.
+   then wrong, nothing else is. Of coded pages the same ones are refused, by a bit of flags, that
+   lq_codec_decode refuses.
 
    PAGE ON THE DEVICE, layout 1. Of a page each head has its own part, `head bytes`
    (lq_cuda_page_bytes over kv heads), a multiple of 16:
@@ -82,8 +95,9 @@
 
    WHAT IT DOES NOT DO
    Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
-   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm and packed pages, saving from the
-   device, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
+   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm pages, saving from the device, coded pages
+   other than of Z in dense bases, runs with an order (whose pages have steps of their own), encoding
+   them, attention to them as they are, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
    eviction, truncation, shifts. */
 
 /* ================================================================================================
@@ -109,7 +123,8 @@ enum {
     LQ_CUDA_BAD_SLOT = 2,   /* outside the state */
     LQ_CUDA_BAD_COUNT = 4,  /* more tokens in a step than batch.most */
     LQ_CUDA_BAD_NUMBER = 8, /* NaN, infinity, bf16 above 2^120: keys, values, queries, logits */
-    LQ_CUDA_CUT = 16        /* vectors much smaller than others of their page became zeros */
+    LQ_CUDA_CUT = 16,       /* vectors much smaller than others of their page became zeros */
+    LQ_CUDA_BAD_DATA = 32   /* a coded page is damaged, or none of the codec */
 };
 
 /* A layer's cache.
@@ -279,6 +294,96 @@ LQ_CUDA_API int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const ui
                              size_t id_count, const lq_archive_reader *reader, uint64_t sequence,
                              uint32_t number, uint32_t *tokens, void *staging, size_t staging_bytes,
                              cudaStream_t stream);
+
+/* ---- coded pages of archives, decoded on the device ---- */
+/* A page codec on the device: what lq_codec_init makes of a descriptor, as device memory has it.
+   Private but for the first two; valid as long as its memory.
+     gains  of a token
+     dims   of the group */
+typedef struct lq_cuda_codec {
+    uint32_t gains;
+    uint32_t dims;
+    uint8_t *mem;
+    float step;
+    uint32_t profile_index;
+    uint32_t wide;     /* coefficients, the last that is not dead and before, to a multiple of 64 */
+    uint32_t lead;     /* gains, to a multiple of 8 */
+    uint32_t raw_rows; /* rows with raw bits, and the bits of a token */
+    uint32_t raw_bits;
+    uint32_t tables;
+    uint32_t tiles; /* of 128 dims */
+    uint32_t waves; /* pairs of all ropes */
+    size_t coded;   /* where each of its arrays begins */
+    size_t raws;
+    size_t columns;
+    size_t means;
+    size_t planes;
+    size_t quads;
+    size_t turns;
+    size_t bytes;
+} lq_cuda_codec;
+
+/* Pages of a codec, all on the device.
+     bytes, bytes_count  memory that they are in, aligned to 16; below 2 GB a page
+     offsets    (ceil(tokens / 64)) where in it each begins
+     sizes      of each page, its trailer included
+     tokens     1 ..: page i has tokens 64 i .. 64 i + 63, the last one those that are left
+     positions  (tokens); NULL: first + i * stride. Not read where no slice has a RoPE
+     stride     default 0 means 1
+     flags      one word: LQ_CUDA_BAD_DATA is set where a page is none of this codec */
+typedef struct lq_cuda_pages {
+    const uint8_t *bytes;
+    size_t bytes_count;
+    const uint64_t *offsets;
+    const uint32_t *sizes;
+    uint32_t tokens;
+    const int64_t *positions;
+    int64_t first;
+    int64_t stride;
+    uint32_t *flags;
+} lq_cuda_pages;
+
+/* Where vectors go: element d of token t of slice s to slices[s] + t * token_stride + d, in elements
+   of `type`, LQ_F16 (default 0) or LQ_BF16. slices: on the device, pointers to there.
+   Into pages of an engine's own cache, if block_tokens is not 0: token t then lies at
+   slices[s] + blocks[t / block_tokens] * block_stride + t mod block_tokens * token_stride.
+     blocks  on the device, below block_count: others set LQ_CUDA_BAD_PAGE, and get nothing */
+typedef struct lq_cuda_vectors {
+    void *const *slices;
+    size_t token_stride;
+    int type;
+    const uint32_t *blocks;
+    uint32_t block_count;
+    uint32_t block_tokens;
+    size_t block_stride;
+} lq_cuda_vectors;
+
+/* Bytes of device memory for a codec, and of host memory to make it in; 0: desc is not one that the
+   device decodes. */
+LQ_CUDA_API size_t lq_cuda_codec_bytes(const lq_codec_desc *desc);
+LQ_CUDA_API size_t lq_cuda_codec_staging_bytes(const lq_codec_desc *desc);
+
+/* Makes a codec in device memory. The device decodes coded pages of LQ_Z in dense bases: of keys,
+   of values, of both. Takes milliseconds on the host for a basis of 2,048 dims.
+     mem      aligned to 128
+     staging  host memory (best pinned), aligned to 16, in use until the stream gets there
+   LQ_E_ARG: NULL, not aligned, a descriptor that is not valid; LQ_E_FORMAT: pages of another code,
+   quantizer or basis, a profile that does not fit; LQ_E_RANGE: as lq_codec_init; LQ_E_SPACE. */
+LQ_CUDA_API int lq_cuda_codec_init(lq_cuda_codec *codec, void *mem, size_t mem_bytes, void *staging,
+                                   size_t staging_bytes, const lq_codec_desc *desc,
+                                   cudaStream_t stream);
+
+/* Bytes of workspace on the device to decode so many tokens in one call; 0: NULL or too many. */
+LQ_CUDA_API size_t lq_cuda_decode_workspace_bytes(const lq_cuda_codec *codec, uint32_t tokens);
+
+/* Pages to vectors: the integers are those of lq_codec_decode, up to the matrix' sums, and so are
+   the floats but for the last bit.
+     workspace  aligned to 128, of lq_cuda_decode_workspace_bytes(codec, pages->tokens)
+   LQ_E_ARG, LQ_E_SPACE, LQ_E_INTERNAL as above. Any bytes may stand in pages: vectors are then
+   anything, and a flag tells. */
+LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors *dst,
+                               const lq_cuda_pages *pages, void *workspace, size_t workspace_bytes,
+                               cudaStream_t stream);
 
 #endif /* LATTICEQUANT_CUDA_H */
 
@@ -1608,8 +1713,9 @@ LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_
     return p->shapes + (size_t)(epoch / 4 * p->heads + head) * p->shape;
 }
 
-#define LQ__CU_FIT 1024u /* threads of a block that fits */
-#define LQ__CU_CLUSTER 8 /* blocks of a cluster that does; of 32 epochs each has four */
+#define LQ__CU_FIT 512u   /* threads of a block that fits: two fit in, so that clusters find room */
+#define LQ__CU_CLUSTER 8  /* blocks of a cluster that does */
+#define LQ__CU_BEGINS 32u /* epochs that begin in a step, at most */
 
 /* The largest of all threads' numbers; their sum. All threads wait. */
 static __device__ uint64_t lq__cu_most(uint64_t x, uint64_t *shared)
@@ -1688,10 +1794,19 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
     int64_t power = 0;
     int32_t mean = 0;
     int32_t halves = 0;
-    for (uint32_t i = 0; i < 32 && mine; i++) {
-        const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
+    uint32_t raws[16];
+#pragma unroll
+    for (uint32_t i = 0; i < 16; i++) { /* all on their way before the first is needed */
+        const uint32_t e = mine ? d : 0;
+        raws[i] = lq__cu_row(p, q, src, 0, s, head, at + 2 * i)[e] |
+                  (uint32_t)lq__cu_row(p, q, src, 0, s, head, at + 2 * i + 1)[e] << 16;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 32; i++) {
+        const uint32_t raw = raws[i / 2] >> i % 2 * 16 & 0xffffu;
         most = max(most, __float_as_uint(lq__cu_float(raw, p->is_bf16)) & 0x7fffffffu);
     }
+    most = mine ? most : 0;
     most = (uint32_t)lq__cu_most(most, shared);
     int32_t unit = max((int32_t)(most >> 23) - 127 - 19, -120) + 6;
     float scale = __uint_as_float((uint32_t)(127 - unit) << 23);
@@ -1702,8 +1817,9 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
         mean = __float2int_rn(__fmul_rn(__uint_as_float(bits), scale));
         mean = m < 0 ? -mean : mean;
     }
-    for (uint32_t i = 0; i < 32 && mine; i++) {
-        const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
+#pragma unroll
+    for (uint32_t i = 0; i < 32; i++) {
+        const uint32_t raw = raws[i / 2] >> i % 2 * 16 & 0xffffu;
         const float f = lq__cu_float(raw, p->is_bf16);
         const uint32_t x = (uint32_t)(__float2int_rn(__fmul_rn(f, scale)) - mean);
         eight += x * x >> 5;
@@ -1756,71 +1872,78 @@ LQ__CU_DEVICE void lq__cu_meet(void)
 #endif
 }
 
-/* The sum of threads of a number in a cluster's blocks; they wait. room: (256), and another one the
-   next time. */
-static __device__ int64_t lq__cu_sum_blocks(int64_t x, int64_t *room)
+/* The sum of a number of a cluster's blocks, which all have it at the same place. */
+static __device__ int64_t lq__cu_sum_blocks(const int64_t *mine)
 {
     const uint32_t ranks = lq__cu_ranks();
-    if (ranks == 1) return x;
-    if (threadIdx.x < 256) room[threadIdx.x] = x;
-    lq__cu_meet();
+    int64_t x = *mine;
 #if __CUDA_ARCH__ >= 900
-    x = 0;
-    for (uint32_t r = 0; r < ranks && threadIdx.x < 256; r++) {
+    if (ranks > 1) x = 0;
+    for (uint32_t r = 0; r < ranks && ranks > 1; r++) {
         uint32_t at;
         int64_t y;
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
                      : "=r"(at)
-                     : "r"(lq__cu_shared(room + threadIdx.x)), "r"(r));
+                     : "r"(lq__cu_shared(mine)), "r"(r));
         asm volatile("ld.shared::cluster.s64 %0, [%1];" : "=l"(y) : "r"(at) : "memory");
         x += y;
     }
 #endif
+    (void)ranks;
     return x;
 }
 
-/* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some
-   tokens. All threads, and blocks of a cluster, wait. */
+/* The sum of dim d over those of tokens from .. to - 1 that a block, `rank` of `ranks`, has, to
+   thread d: each thread has four dims of some tokens. All threads wait. */
 static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
                                             const lq__cu_source *src, int stream, uint32_t s,
                                             uint32_t head, uint32_t from, uint32_t to,
-                                            int64_t *room, int64_t *others)
+                                            uint32_t rank, uint32_t ranks, int64_t *room)
 {
-    const uint32_t pairs = p->dims / 2;
-    const uint32_t groups = LQ__CU_FIT / pairs;
-    const uint32_t d = threadIdx.x % pairs * 2;
-    const uint32_t group = threadIdx.x / pairs;
-    const uint32_t step = groups * lq__cu_ranks();
-    int64_t sum[2] = {0, 0};
+    const uint32_t fours = p->dims / 4;
+    const uint32_t groups = LQ__CU_FIT / fours;
+    const uint32_t d = threadIdx.x % fours * 4;
+    const uint32_t group = threadIdx.x / fours;
+    const uint32_t step = groups * ranks;
+    int64_t sum[4] = {0, 0, 0, 0};
     if (group < groups) {
         const size_t stride = step * src->token_stride;
         const uint16_t *row;
-        uint32_t t = from + lq__cu_rank() * groups + group;
+        uint32_t t = from + rank * groups + group;
         for (; t < to && t < q->old; t += step) {
-            const uint32_t two =
-                *(const uint32_t *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
-            sum[0] += lq__cu_summand(two & 0xffffu, p->is_bf16);
-            sum[1] += lq__cu_summand(two >> 16, p->is_bf16);
+            const uint2 four =
+                *(const uint2 *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
+            sum[0] += lq__cu_summand(four.x & 0xffffu, p->is_bf16);
+            sum[1] += lq__cu_summand(four.x >> 16, p->is_bf16);
+            sum[2] += lq__cu_summand(four.y & 0xffffu, p->is_bf16);
+            sum[3] += lq__cu_summand(four.y >> 16, p->is_bf16);
         }
         row = src->data + s * src->sequence_stride + head * src->head_stride + d +
               (size_t)(max(t, q->old) - q->old) * src->token_stride;
         while (t < to) { /* eight rows under way */
-            uint32_t two[8];
+            uint2 four[8];
+            int32_t eight[4] = {0, 0, 0, 0}; /* of at most 2^27 each */
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                two[i] =
-                    t + i * step < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
+                four[i] = t + i * step < to ? *(const uint2 *)(const void *)(row + i * stride)
+                                            : make_uint2(0, 0);
             }
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                sum[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
-                sum[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
+                eight[0] += lq__cu_summand(four[i].x & 0xffffu, p->is_bf16);
+                eight[1] += lq__cu_summand(four[i].x >> 16, p->is_bf16);
+                eight[2] += lq__cu_summand(four[i].y & 0xffffu, p->is_bf16);
+                eight[3] += lq__cu_summand(four[i].y >> 16, p->is_bf16);
+            }
+            for (int i = 0; i < 4; i++) {
+                sum[i] += eight[i];
             }
             t += 8 * step;
             row += 8 * stride;
         }
-        room[group * p->dims + d] = sum[0];
-        room[group * p->dims + d + 1] = sum[1];
+        for (uint32_t i = 0; i < 4; i++) {
+            room[group * p->dims + d + i] = sum[i];
+        }
     }
     __syncthreads();
     sum[0] = 0;
@@ -1828,7 +1951,7 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
         sum[0] += room[i * p->dims + threadIdx.x];
     }
     __syncthreads();
-    return lq__cu_sum_blocks(sum[0], others);
+    return sum[0];
 }
 
 /* What an epoch that begins with token t is given, of its sums `all`, thread d's of dim d. */
@@ -1849,67 +1972,79 @@ static __device__ void lq__cu_fit_epoch(const lq__cu_plan *p, const lq__cu_seque
 
 /* A block, or a cluster, for a head, stream and sequence: takes tokens that are sealed into the
    sums, and gives epochs that begin their means and shapes; in a cluster each block some of them,
-   when the sums are done. */
-static __global__ void __launch_bounds__(LQ__CU_FIT)
+   when the sums are done. parts: (33, dims), of each such epoch, and of all in the end, what this
+   block has. */
+static __global__ void __launch_bounds__(LQ__CU_FIT, 2)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
+    extern __shared__ int64_t parts[];
     __shared__ uint64_t shared[LQ__CU_FIT / 32];
-    __shared__ int64_t room[2 * LQ__CU_FIT];
-    __shared__ int64_t others[2][256]; /* what blocks of a cluster have for each other, by turns */
-    __shared__ int64_t later[32 / LQ__CU_CLUSTER][256];
+    __shared__ int64_t room[4 * LQ__CU_FIT];
+    __shared__ uint32_t begins[LQ__CU_BEGINS];
     const uint32_t s = blockIdx.y;
     const uint32_t ranks = lq__cu_ranks();
+    const uint32_t rank = lq__cu_rank();
     const uint32_t x = blockIdx.x / ranks;
     const int stream = (int)(x / p.heads);
     const uint32_t head = x % p.heads;
     const lq__cu_source src = stream ? v : k;
     const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
     const uint32_t d = threadIdx.x;
-    uint32_t begins[32 / LQ__CU_CLUSTER];
+    const uint32_t mine = min(d, p.dims - 1);
     uint32_t count = 0;
-    uint32_t turn = 0;
     int64_t sum = 0;
     if (!q.state || q.sealed == q.to) return;
     int64_t *sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
-    if (d < p.dims) sum = sums[d];
+    if (rank == 0) sum = sums[mine];
 #pragma unroll 1
     for (uint32_t t = q.sealed; t < q.to;) {
         const uint32_t epoch = lq__cu_epoch((t - p.sinks) / LQ__CU_TOKENS);
         const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
         if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS &&
             (stream == 0 || epoch % 4 == 0)) {
-            const int64_t all =
-                sum + lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, t + 8 + p.window, room,
-                                        others[turn++ & 1u]);
-            if (ranks == 1) {
-                lq__cu_fit_epoch(&p, &q, &src, stream, s, head, t, all, shared);
-            } else if ((stream ? epoch / 4 : epoch) % ranks == lq__cu_rank()) {
-                if (d < 256) later[count][d] = all;
-                begins[count++] = t;
+            int64_t all = sum; /* and what is behind, by the block whose epoch it is */
+            if ((count + count / ranks) % ranks == rank) {
+                all += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, t + 8 + p.window, 0, 1,
+                                         room);
             }
+            if (d < p.dims) parts[count * p.dims + d] = all;
+            if (d == 0) begins[count] = t;
+            count++;
         }
-        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room, others[turn++ & 1u]);
+        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, rank, ranks, room);
         t = next;
     }
+    if (d < p.dims) parts[count * p.dims + d] = sum;
+    __syncthreads();
+    lq__cu_meet();
+#pragma unroll 1
     for (uint32_t i = 0; i < count; i++) {
-        lq__cu_fit_epoch(&p, &q, &src, stream, s, head, begins[i], d < 256 ? later[i][d] : 0,
-                         shared);
+        if ((i + i / ranks) % ranks == rank) { /* each fourth one has a shape, too */
+            lq__cu_fit_epoch(&p, &q, &src, stream, s, head, begins[i],
+                             lq__cu_sum_blocks(&parts[i * p.dims + mine]), shared);
+        }
     }
-    if (ranks > 1) lq__cu_meet(); /* nobody leaves whose sums are still read */
-    if (d < p.dims && lq__cu_rank() == 0) sums[d] = sum;
+    if (d < p.dims && rank == 0) sums[d] = lq__cu_sum_blocks(&parts[count * p.dims + d]);
+    lq__cu_meet(); /* nobody leaves whose sums are still read */
 }
 
 /* Starts it: long steps with eight blocks for each sum, where there are clusters. */
-static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
-                             const lq__cu_source *v, cudaStream_t stream)
+static int lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                            const lq__cu_source *v, cudaStream_t stream)
 {
+    const size_t parts = (size_t)(LQ__CU_BEGINS + 1) * p->dims * sizeof(int64_t);
     cudaFuncAttributes is;
     cudaLaunchConfig_t how = {};
     cudaLaunchAttribute cluster = {};
+    if (cudaFuncSetAttribute(lq__cu_fit_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)parts) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
     if (b->most < 1024 || cudaFuncGetAttributes(&is, lq__cu_fit_kernel) != cudaSuccess ||
         is.ptxVersion < 90) {
-        lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, 0, stream>>>(*p, *b, *k, *v);
-        return;
+        lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, parts, stream>>>(*p, *b, *k,
+                                                                                       *v);
+        return lq__cu_launched();
     }
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = LQ__CU_CLUSTER;
@@ -1917,10 +2052,12 @@ static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const 
     cluster.val.clusterDim.z = 1;
     how.gridDim = dim3(LQ__CU_CLUSTER * 2 * p->heads, b->count);
     how.blockDim = dim3(LQ__CU_FIT);
+    how.dynamicSmemBytes = parts;
     how.stream = stream;
     how.attrs = &cluster;
     how.numAttrs = 1;
-    (void)cudaLaunchKernelEx(&how, lq__cu_fit_kernel, *p, *b, *k, *v); /* see lq__cu_launched */
+    (void)cudaLaunchKernelEx(&how, lq__cu_fit_kernel, *p, *b, *k, *v);
+    return lq__cu_launched();
 }
 
 /* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
@@ -2902,7 +3039,7 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
         return LQ_E_ARG;
     }
     raw = min(b.most, p.sinks + p.ring);
-    lq__cu_fit_start(&p, &b, &from_k, &from_v, stream);
+    if (lq__cu_fit_start(&p, &b, &from_k, &from_v, stream) != LQ_OK) return LQ_E_INTERNAL;
 #define LQ__CU_ROW(name, wide)                                                           \
     if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                             \
         lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &b, &from_k, &from_v, stream); \
@@ -5411,9 +5548,1788 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 }
 
 /* ================================================================================================
+   >>restore   coded pages of archives to vectors: rANS, dequantizing, a dense basis
+
+   Four launches: a warp a page decodes its stream to values by token; a warp for a few tokens makes
+   these the int16 columns of the matrix product, in two planes of bytes, and finds units, gains and
+   the sines of its positions; the product runs on the tensor cores, and its sums become vectors.
+
+   The host makes all that a codec knows of its profile, as "DECODING PAGES" of latticequant.h tells:
+   tables of intervals by class, what raw bits each row has, centroids, means. A row's table is 768
+   bytes:
+     buckets    (64) of 1024 slots: u32 the last slots of the interval that holds the first one, and
+                2^16 times that of the next one; u32 where the former is in the table
+     intervals  (32) u32 slots; u32 first slot + 2^16 value
+   Rows that are not coded have a table of one interval of 2^16 slots, which leaves states as they
+   are: so rows need no branches.
+   ============================================================================================== */
+#define LQ__CU_ESCAPE (-32768) /* in place of a value that is still to be read */
+#define LQ__CU_TABLE 768u
+#define LQ__CU_WORDS 2048u /* bytes of a warp's ring of words; 16 more are its first ones again */
+#define LQ__CU_RANS_WARPS 4u
+#define LQ__CU_DECODED (1u << 24) /* tokens of a call, at most */
+
+/* A row that is coded. */
+typedef struct lq__cu_coded {
+    uint32_t before; /* raw bits of rows before it, of a token */
+    uint16_t table;  /* 0: of rows that are not coded */
+    uint16_t raw;
+} lq__cu_coded;
+
+/* Rows with raw bits, by their columns of values. */
+typedef struct lq__cu_raw_row {
+    uint32_t before;
+    uint16_t column;
+    uint16_t raw;
+} lq__cu_raw_row;
+
+/* A coefficient: q12 mean; what 1, 2, 3, 4 and more are less than their q12. Of 256 coefficients
+   the e-th of 32 eights are side by side. */
+typedef struct lq__cu_column {
+    int32_t mean;
+    int16_t shift[4];
+    int32_t unused;
+} lq__cu_column;
+
+/* Four pairs of dims of a slice, a + k stride and b + k stride: of those that a RoPE turns together,
+   or of any. Arrays have those of a and then those of b. */
+typedef struct lq__cu_quad {
+    float scale[8];
+    float center[8];
+    float bias[8];
+    float slice_step;
+    int32_t gain; /* -1: keys */
+    int32_t wave; /* the first pair's among those of all ropes; -1: none */
+    uint32_t slice;
+    uint16_t a;
+    uint16_t b;
+    uint16_t stride;
+    uint16_t count;
+    uint32_t dims; /* of the slice */
+    uint32_t unused;
+} lq__cu_quad;
+
+/* A pair of a RoPE: turns per position, and the factor of its sines. */
+typedef struct lq__cu_turn_of {
+    uint64_t step;
+    float magnitude;
+    uint32_t unused;
+} lq__cu_turn_of;
+
+/* ---- on the host: the Gaussian in integers ---- */
+static uint64_t lq__cu_exp2_q30(uint32_t x)
+{
+    static const uint32_t root[16] = {1518500250u, 1276901417u, 1170923762u, 1121280436u,
+                                      1097253708u, 1085434106u, 1079572136u, 1076653033u,
+                                      1075196443u, 1074468888u, 1074105294u, 1073923544u,
+                                      1073832680u, 1073787251u, 1073764537u, 1073753181u};
+    uint64_t m = (uint64_t)1 << 30;
+    for (uint32_t k = 0; k < 16; k++) {
+        if (x >> (15 - k) & 1) m = (m * root[k] + ((uint64_t)1 << 29)) >> 30;
+    }
+    return m;
+}
+
+static uint64_t lq__cu_eighths(int eighths)
+{
+    const uint32_t up = (uint32_t)(eighths + 48);
+    return (lq__cu_exp2_q30((up & 7) << 13) << (up >> 3)) >> 6;
+}
+
+static uint64_t lq__cu_exp2_neg(uint64_t e)
+{
+    const uint64_t n = e >> 32;
+    const uint64_t f = ((uint64_t)1 << 32) - (e & 0xffffffffu);
+    if (n > 40) return 0;
+    if (f >> 32) return ((uint64_t)1 << 36) >> n;
+    uint64_t m = lq__cu_exp2_q30((uint32_t)(f >> 16));
+    m += (m * ((f & 65535) * 45426 >> 16)) >> 32;
+    return (m << 6) >> (n + 1);
+}
+
+static uint64_t lq__cu_gauss(uint64_t t)
+{
+    return lq__cu_exp2_neg(((t * t >> 8) * 3098164009u) >> 24);
+}
+
+#define LQ__CU_MASSES 2048u
+
+static void lq__cu_masses(uint64_t *mass) /* (LQ__CU_MASSES + 1) */
+{
+    mass[0] = 0;
+    for (uint64_t i = 0; i < LQ__CU_MASSES; i++) {
+        mass[i + 1] = mass[i] + lq__cu_gauss(256 * i + 128);
+    }
+}
+
+static uint64_t lq__cu_mass(const uint64_t *mass, uint64_t t)
+{
+    const uint64_t i = min(t >> 16, (uint64_t)LQ__CU_MASSES);
+    const uint64_t next = i < LQ__CU_MASSES ? mass[i + 1] - mass[i] : 0;
+    return mass[i] + (next * (t & 65535) >> 16);
+}
+
+static int32_t lq__cu_dead_zone(int class_)
+{
+    const int eighths = class_ - LQ_CLASS_ONE;
+    if (class_ > 53) return 0;
+    if (eighths <= -12) return 29491;
+    uint64_t zone = 3932 * lq__cu_eighths(-2 * eighths);
+    zone += eighths < 8 ? 46 * lq__cu_eighths(-6 * eighths) : 0;
+    return (int32_t)min(zone >> 30, (uint64_t)29491);
+}
+
+/* Offsets of cells, as a codec numbers its tables: class + 7, five of each. */
+enum { LQ__CU_AT_0, LQ__CU_AT_1_4, LQ__CU_AT_1_2, LQ__CU_AT_3_4, LQ__CU_AT_PLAIN };
+
+static int32_t lq__cu_edge(int k, uint32_t offset, int32_t zone)
+{
+    const int32_t edge = k * 65536 - 32768;
+    if (offset == LQ__CU_AT_0) return k > 0 ? edge + zone : edge - zone;
+    return offset == LQ__CU_AT_PLAIN ? edge : edge + (int32_t)offset * 16384;
+}
+
+/* What 1, 2, 3, 4 and more are less than their q12. */
+static void lq__cu_centroids(int16_t *shift, const uint64_t *mass, int class_)
+{
+    const uint64_t sigma = lq__cu_eighths(class_ - LQ_CLASS_ONE > 48 ? 48 : class_ - LQ_CLASS_ONE);
+    for (int k = 1; k < 5; k++) {
+        if (class_ > 53) {
+            const uint32_t down = 2 * (uint32_t)(class_ - LQ_CLASS_ONE);
+            uint64_t slope = ((uint64_t)1 << 60) / (lq__cu_eighths((int)(down & 7)) * 12);
+            slope = (slope >> (down >> 3)) * (uint64_t)k >> 18;
+            shift[k - 1] = (int16_t)min(slope, (uint64_t)2048);
+            continue;
+        }
+        const uint64_t inverse = lq__cu_eighths(LQ_CLASS_ONE - class_);
+        const int32_t zone = lq__cu_dead_zone(class_);
+        const uint64_t a = (uint64_t)lq__cu_edge(k, LQ__CU_AT_0, zone) * inverse >> 30;
+        const uint64_t b = (uint64_t)lq__cu_edge(k + 1, LQ__CU_AT_0, zone) * inverse >> 30;
+        const uint64_t m = lq__cu_mass(mass, b << 8) - lq__cu_mass(mass, a << 8);
+        uint64_t at;
+        if (m >> 24) {
+            at = ((lq__cu_gauss(a) - lq__cu_gauss(b)) * (sigma >> 10) + m / 2) / m;
+        } else {
+            const uint64_t span = min(((uint64_t)16 << 32) / (a + 65536), b - a);
+            uint64_t sum = 0;
+            uint64_t moment = 0;
+            for (uint64_t j = 1; j < 64; j += 2) {
+                const uint64_t d = span * j >> 6;
+                const uint64_t weight = lq__cu_exp2_neg((a * d + d * d / 2) * 94548 >> 16) >> 12;
+                sum += weight;
+                moment += weight * d;
+            }
+            at = (a + moment / max(sum, (uint64_t)1)) * (sigma >> 10) >> 24;
+        }
+        shift[k - 1] = (int16_t)(k * 4096 - (int32_t)at);
+    }
+}
+
+/* ---- on the host: tables ---- */
+/* Intervals of a table in their order, by value + 16, the escape 0. */
+typedef struct lq__cu_intervals {
+    uint32_t slots[32];
+    uint8_t order[32];
+} lq__cu_intervals;
+
+typedef struct lq__cu_kinds {
+    uint8_t rare[32]; /* the escape first */
+    uint8_t big[32];
+    uint32_t rares;
+    uint32_t bigs;
+} lq__cu_kinds;
+
+static uint32_t lq__cu_single_end(uint32_t at, uint32_t ideal, uint32_t next)
+{
+    const uint32_t least = at % 1024 ? (at / 1024 + 1) * 1024 : at + 1;
+    uint32_t end = max(ideal, least);
+    const uint32_t inside = end % 1024;
+    if (inside && inside + next < 1024) {
+        const bool down = end - inside >= least && 2 * inside + next <= 1024;
+        end = down ? end - inside : end - inside + 1024 - next;
+    }
+    return end;
+}
+
+/* The order called single, big number k first; its loss, UINT64_MAX: it cannot be done. */
+static uint64_t lq__cu_single(lq__cu_intervals *t, const uint32_t *freq, const lq__cu_kinds *kinds,
+                              uint32_t k)
+{
+    uint32_t placed = 1;
+    uint32_t n = 1;
+    uint32_t at = freq[0];
+    uint32_t ideal = at;
+    uint64_t loss = 0;
+    t->order[0] = 0;
+    t->slots[0] = at;
+    for (uint32_t i = 0; i < kinds->bigs; i++) {
+        const uint8_t big = kinds->big[(i + k) % kinds->bigs];
+        uint32_t rare = 0;
+        uint32_t end = lq__cu_single_end(at, ideal + freq[big], 1024);
+        uint32_t least = UINT32_MAX;
+        ideal += freq[big];
+        for (uint32_t j = 1; j < kinds->rares; j++) {
+            const uint32_t to = lq__cu_single_end(at, ideal, freq[kinds->rare[j]]);
+            const uint32_t off = to > ideal ? to - ideal : ideal - to;
+            if (!(placed >> j & 1) && off < least) {
+                rare = j;
+                end = to;
+                least = off;
+            }
+        }
+        if (i == kinds->bigs - 1) {
+            end = 65536 - (rare ? freq[kinds->rare[rare]] : 0);
+            if (lq__cu_single_end(at, end, 1024) != end) return UINT64_MAX;
+        }
+        t->order[n] = big;
+        t->slots[n++] = end - at;
+        least = end - at > freq[big] ? end - at - freq[big] : freq[big] - (end - at);
+        loss += ((uint64_t)least * least << 16) / freq[big];
+        at = end;
+        if (rare) {
+            placed |= 1u << rare;
+            t->order[n] = kinds->rare[rare];
+            t->slots[n] = freq[t->order[n]];
+            at += t->slots[n++];
+            ideal += freq[kinds->rare[rare]];
+        }
+    }
+    return loss;
+}
+
+static void lq__cu_plain_order(lq__cu_intervals *t, const uint32_t *freq, const lq__cu_kinds *kinds)
+{
+    uint32_t r = 0;
+    uint32_t b = 0;
+    for (uint32_t s = 0; s < kinds->rares + kinds->bigs; s++) {
+        bool is_rare = s < 2 || s >= 2 * kinds->bigs + 2 || s % 2;
+        is_rare = (is_rare && r < kinds->rares) || b == kinds->bigs;
+        t->order[s] = is_rare ? kinds->rare[r++] : kinds->big[b++];
+        t->slots[s] = freq[t->order[s]];
+    }
+}
+
+/* Frequencies by value + 16, the escape's at 0, to intervals; returns how many. */
+static uint32_t lq__cu_place_intervals(lq__cu_intervals *best, uint32_t *freq)
+{
+    lq__cu_kinds kinds;
+    lq__cu_intervals turn;
+    uint64_t least = UINT64_MAX;
+    for (;;) {
+        uint32_t rarest = 0;
+        memset(&kinds, 0, sizeof kinds);
+        kinds.rares = 1;
+        for (uint32_t i = 1; i < 32; i++) {
+            if (freq[i] >= 1024) {
+                kinds.big[kinds.bigs++] = (uint8_t)i;
+            } else if (freq[i]) {
+                kinds.rare[kinds.rares++] = (uint8_t)i;
+                rarest = rarest == 0 || freq[i] <= freq[rarest] ? i : rarest;
+            }
+        }
+        if (kinds.rares <= kinds.bigs + 3) break;
+        freq[0] += freq[rarest];
+        freq[rarest] = 0;
+    }
+    lq__cu_plain_order(best, freq, &kinds);
+    for (uint32_t i = 0; i < kinds.bigs && kinds.rares <= kinds.bigs + 1; i++) {
+        memset(&turn, 0, sizeof turn);
+        const uint64_t loss = lq__cu_single(&turn, freq, &kinds, i);
+        if (loss < least) {
+            least = loss;
+            *best = turn;
+        }
+    }
+    return kinds.rares + kinds.bigs;
+}
+
+/* A table of intervals; to: LQ__CU_TABLE bytes. */
+static void lq__cu_table_of(uint32_t *to, const lq__cu_intervals *of, uint32_t count)
+{
+    uint32_t last[34];
+    uint32_t at = 0;
+    for (uint32_t s = 0; s < 32; s++) { /* what is behind the last one is never found */
+        const uint32_t i = s < count ? of->order[s] : 0;
+        to[128 + 2 * s] = s < count ? of->slots[s] : 1;
+        to[129 + 2 * s] = (at & 0xffffu) | (uint32_t)(i ? (int32_t)i - 16 : LQ__CU_ESCAPE) << 16;
+        at += s < count ? of->slots[s] : 0;
+        last[s] = s < count ? at - 1 : 65535;
+    }
+    last[32] = last[33] = 65535;
+    for (uint32_t b = 0, s = 0; b < 64; b++) {
+        while (last[s] < b * 1024) {
+            s++;
+        }
+        to[2 * b] = last[s] | last[s + 1] << 16;
+        to[2 * b + 1] = 512 + 8 * s;
+    }
+}
+
+/* The table of a number: (class + 7) 5 + offset. */
+static void lq__cu_gauss_table(uint32_t *to, const uint64_t *mass, uint32_t number)
+{
+    const int class_ = (int)(number / 5) - 7;
+    const uint32_t offset = number % 5;
+    const uint64_t inverse = lq__cu_eighths(LQ_CLASS_ONE - class_);
+    const uint64_t whole = mass[LQ__CU_MASSES];
+    const int32_t zone = lq__cu_dead_zone(class_);
+    uint32_t freq[32] = {0};
+    uint32_t sum = 0;
+    uint32_t most = 1;
+    int64_t below = 0;
+    for (int k = -15; k <= 16; k++) {
+        const int32_t edge = lq__cu_edge(k, offset, zone);
+        int64_t m = (int64_t)lq__cu_mass(mass, (uint64_t)(edge < 0 ? -edge : edge) * inverse >> 22);
+        m = edge < 0 ? -m : m;
+        if (k > -15) {
+            const uint32_t f =
+                (uint32_t)((((uint64_t)(m - below) << 15) + whole / 2) / whole); /* of k - 1 */
+            freq[k + 15] = f < 16 ? 0 : f;
+            sum += freq[k + 15];
+            most = freq[k + 15] > freq[most] ? (uint32_t)(k + 15) : most;
+        }
+        below = m;
+    }
+    freq[0] = sum + 16 > 65536 ? 16 : 65536 - sum;
+    freq[most] += 65536 - sum - freq[0];
+    lq__cu_intervals of;
+    memset(&of, 0, sizeof of);
+    const uint32_t count = lq__cu_place_intervals(&of, freq);
+    lq__cu_table_of(to, &of, count);
+}
+
+/* ---- on the host: a codec's plan ---- */
+static int32_t lq__cu_log2_q16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint64_t m = (uint64_t)((u & 0x7fffffu) | 0x800000u) << 8;
+    int32_t r = 23;
+    for (int i = 0; i < 16; i++) {
+        m = m * m >> 31;
+        r = r * 2;
+        if (m >> 32) {
+            m >>= 1;
+            r++;
+        }
+    }
+    return r + ((int32_t)(u >> 23) - 150) * 65536;
+}
+
+static uint32_t lq__cu_class(int32_t sigma, int32_t log_step)
+{
+    if (sigma == LQ_SIGMA_DEAD) return 0;
+    const int32_t eighths = (sigma * 4096 - log_step + 4096) >> 13;
+    return (uint32_t)min(max(eighths + LQ_CLASS_ONE, 0), LQ_CLASS_MAX);
+}
+
+/* lq_codec's q12 of a mean. */
+static int lq__cu_mean_q12(int32_t *q12, int32_t mean, int32_t exponent, float step)
+{
+    uint32_t u;
+    memcpy(&u, &step, 4);
+    const int32_t shift = exponent + 12 - ((int32_t)(u >> 23) - 150);
+    const int64_t m = (u & 0x7fffffu) | 0x800000u;
+    *q12 = 0;
+    if (mean == 0 || shift < 0) return LQ_OK;
+    if (shift > 46) return LQ_E_RANGE;
+    const int64_t a = (int64_t)mean * ((int64_t)1 << shift);
+    const int64_t value = a < 0 ? -((-a + m / 2) / m) : (a + m / 2) / m;
+    if (value > (1 << 24) || value < -(1 << 24)) return LQ_E_RANGE;
+    *q12 = (int32_t)value;
+    return LQ_OK;
+}
+
+static uint32_t lq__cu_column_at(uint32_t i)
+{
+    return i / 256 * 256 + i % 8 * 32 + i % 256 / 8;
+}
+
+static float lq__cu_pow2(int32_t exponent)
+{
+    const uint32_t u = exponent <= -127 ? 0 : (uint32_t)(min(exponent, 127) + 127) << 23;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static const lq_basis *lq__cu_basis_of(const lq_codec_desc *d)
+{
+    return d->geometry.dense ? d->geometry.dense : d->profile->dense;
+}
+
+static bool lq__cu_is_value(const lq_geometry *g, uint32_t s)
+{
+    return (g->roles ? g->roles[s].stream : g->stream) == LQ_V;
+}
+
+static const lq_rope *lq__cu_rope_of(const lq_geometry *g, uint32_t s)
+{
+    return g->roles ? g->roles[s].rope : g->rope;
+}
+
+/* Whether no slice before s has its rope. */
+static bool lq__cu_first_of_rope(const lq_geometry *g, uint32_t s)
+{
+    const lq_rope *rope = lq__cu_rope_of(g, s);
+    uint32_t i = 0;
+    while (rope && i < s && lq__cu_rope_of(g, i) != rope) {
+        i++;
+    }
+    return rope && i == s;
+}
+
+/* Quads of a slice: pairs of its rope, then others. To: NULL where they are only counted. */
+static uint32_t lq__cu_slice_quads(lq__cu_quad *to, const lq_geometry *g, uint32_t s)
+{
+    const lq_rope *rope = lq__cu_rope_of(g, s);
+    const uint32_t turned = rope ? rope->rotary_dims : 0;
+    const uint32_t left = g->slice_dims[s] - turned;
+    uint32_t n = 0;
+    for (uint32_t part = 0; part < 2; part++) { /* an odd one has a pair that is not there */
+        const uint32_t pairs = part ? (left + 1) / 2 : turned / 2;
+        const bool adjacent = !part && rope && rope->layout == LQ_ROPE_ADJACENT;
+        for (uint32_t i = 0; i < pairs; i += 4, n++) {
+            if (!to) continue;
+            lq__cu_quad *q = &to[n];
+            memset(q, 0, sizeof *q);
+            q->slice = s;
+            q->dims = g->slice_dims[s];
+            q->wave = part ? -1 : (int32_t)i;
+            q->a = (uint16_t)(part ? turned + i : adjacent ? 2 * i : i);
+            q->b = (uint16_t)(part ? turned + pairs + i : adjacent ? 2 * i + 1 : pairs + i);
+            q->stride = adjacent ? 2 : 1;
+            q->count = (uint16_t)min(pairs - i, 4u);
+        }
+    }
+    return n;
+}
+
+/* What is asked of a descriptor, and sizes; mem and what depends on sigmas is left out. */
+static int lq__cu_codec_plan(lq_cuda_codec *c, const lq_codec_desc *d)
+{
+    const char *why;
+    int status = lq_codec_check(d, &why);
+    memset(c, 0, sizeof *c);
+    if (status) return status;
+    const lq_geometry *g = &d->geometry;
+    if ((d->page && d->page != LQ_PAGE_CODED) || (d->quantizer && d->quantizer != LQ_Z) ||
+        !lq__cu_basis_of(d)) {
+        return LQ_E_FORMAT;
+    }
+    const lq_profile *p = d->profile;
+    const lq_basis *b = lq__cu_basis_of(d);
+    const int32_t log_step = lq__cu_log2_q16(d->step);
+    uint32_t alive = 0;
+    uint32_t quads = 0;
+    size_t at = 0;
+    for (uint32_t i = 0; i < p->dims; i++) {
+        alive = lq__cu_class(p->sigma[p->gains + i], log_step) >= 15 ? i + 1 : alive;
+    }
+    if (alive > b->rank) return LQ_E_FORMAT;
+    c->gains = p->gains;
+    c->dims = p->dims;
+    c->step = d->step;
+    c->profile_index = d->profile_index;
+    c->wide = max((alive + 63) / 64 * 64, 64u);
+    c->lead = (p->gains + 7) / 8 * 8;
+    for (uint32_t s = 0; s < g->slice_count; s++) {
+        quads += lq__cu_slice_quads(NULL, g, s);
+        c->waves += lq__cu_first_of_rope(g, s) ? lq__cu_rope_of(g, s)->rotary_dims / 2 : 0;
+    }
+    c->tiles = (quads + 15) / 16;
+    c->coded = at;
+    at += (c->lead + c->wide) * sizeof(lq__cu_coded);
+    c->raws = at;
+    at += (c->lead + c->wide) * sizeof(lq__cu_raw_row);
+    c->columns = at;
+    at += (c->wide + 255) / 256 * 256 * sizeof(lq__cu_column);
+    c->means = at;
+    at += (c->lead * 4 + 15) / 16 * 16;
+    c->turns = at;
+    at += c->waves * sizeof(lq__cu_turn_of);
+    c->quads = (at + 127) / 128 * 128;
+    at = c->quads + c->tiles * 16 * sizeof(lq__cu_quad);
+    c->planes = at;
+    at += (size_t)2 * c->tiles * 128 * c->wide;
+    c->bytes = at; /* where the tables are */
+    return LQ_OK;
+}
+
+#define LQ__CU_TABLES_MOST 128u /* of 15 .. 53, of those less 8, of 46 .. 53, of gains: below 120 */
+
+LQ_CUDA_API size_t lq_cuda_codec_bytes(const lq_codec_desc *desc)
+{
+    lq_cuda_codec c;
+    if (!desc || lq__cu_codec_plan(&c, desc) != LQ_OK) return 0;
+    return c.bytes + LQ__CU_TABLES_MOST * LQ__CU_TABLE;
+}
+
+LQ_CUDA_API size_t lq_cuda_codec_staging_bytes(const lq_codec_desc *desc)
+{
+    const size_t bytes = lq_cuda_codec_bytes(desc);
+    return bytes ? bytes + (LQ__CU_MASSES + 1) * sizeof(uint64_t) : 0;
+}
+
+/* Rows: classes, raw bits, tables. */
+static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *mass,
+                             const lq_codec_desc *d)
+{
+    const lq_profile *p = d->profile;
+    const int32_t log_step = lq__cu_log2_q16(d->step);
+    lq__cu_coded *coded = (lq__cu_coded *)(void *)(image + c->coded);
+    lq__cu_raw_row *raws = (lq__cu_raw_row *)(void *)(image + c->raws);
+    lq__cu_column *columns = (lq__cu_column *)(void *)(image + c->columns);
+    int32_t *means = (int32_t *)(void *)(image + c->means);
+    uint16_t number[LQ__CU_TABLES_MOST];
+    uint32_t have = 0;
+    lq__cu_intervals none;
+    memset(number, 0, sizeof number);
+    memset(&none, 0, sizeof none);
+    none.slots[0] = 65536;
+    none.order[0] = 16; /* value 0 */
+    lq__cu_table_of((uint32_t *)(void *)(image + c->bytes), &none, 1);
+    number[0] = 0xffff;
+    c->tables = 1;
+    for (uint32_t i = 0; i < c->lead + c->wide; i++) { /* in `raw` first the class */
+        const uint32_t k = i - c->lead;
+        uint32_t class_ = 0;
+        if (i < c->gains) {
+            class_ = max(lq__cu_class(p->sigma[i], 0), (uint32_t)LQ_CLASS_ONE);
+            if (p->mean[i] > 127 || p->mean[i] < -127) return LQ_E_RANGE;
+            means[i] = p->mean[i];
+        } else if (i >= c->lead && k < p->dims) {
+            class_ = lq__cu_class(p->sigma[p->gains + k], log_step);
+            class_ = class_ < 15 ? 0 : class_;
+            const int status = lq__cu_mean_q12(&columns[lq__cu_column_at(k)].mean,
+                                               p->mean[p->gains + k], p->mean_exponent, d->step);
+            if (status) return status;
+            if (class_) lq__cu_centroids(columns[lq__cu_column_at(k)].shift, mass, (int)class_);
+        }
+        coded[i].raw = (uint16_t)class_;
+        coded[i].before = class_ > 53 ? (class_ - 46) / 8 : 0; /* and here raw bits */
+        have += coded[i].before;
+    }
+    for (uint32_t k = c->wide; k < p->dims; k++) { /* what is not decoded is checked all the same */
+        int32_t mean;
+        const int status = lq__cu_mean_q12(&mean, p->mean[p->gains + k], p->mean_exponent, d->step);
+        if (status) return status;
+    }
+    while (have < 14) { /* the highest class that can spare a bit, of equal ones the first */
+        uint32_t best = c->lead + c->wide;
+        for (uint32_t i = c->lead; i < c->lead + c->wide; i++) {
+            const uint32_t class_ = coded[i].raw;
+            const uint32_t own = class_ > 53 ? (class_ - 46) / 8 : 0;
+            if (class_ >= 25 + 8 * own && coded[i].before == own &&
+                (best == c->lead + c->wide || class_ > coded[best].raw)) {
+                best = i;
+            }
+        }
+        if (best == c->lead + c->wide) break;
+        coded[best].before++;
+        have++;
+    }
+    for (uint32_t i = 0; i < c->lead + c->wide; i++) {
+        const uint32_t class_ = coded[i].raw;
+        const uint32_t raw = coded[i].before;
+        coded[i].before = c->raw_bits;
+        coded[i].raw = (uint16_t)raw;
+        coded[i].table = 0;
+        if (class_ == 0) continue;
+        const uint32_t offset = raw == 1      ? LQ__CU_AT_1_4
+                                : raw         ? LQ__CU_AT_1_2
+                                : i < c->lead ? LQ__CU_AT_PLAIN
+                                              : LQ__CU_AT_0;
+        const uint32_t wanted = (class_ - 8 * raw + 7) * 5 + offset;
+        uint32_t t = 0;
+        while (t < c->tables && number[t] != wanted) {
+            t++;
+        }
+        if (t == LQ__CU_TABLES_MOST) return LQ_E_INTERNAL;
+        if (t == c->tables) {
+            number[t] = (uint16_t)wanted;
+            lq__cu_gauss_table((uint32_t *)(void *)(image + c->bytes + t * LQ__CU_TABLE), mass,
+                               wanted);
+            c->tables++;
+        }
+        coded[i].table = (uint16_t)t;
+        if (raw) {
+            raws[c->raw_rows].before = c->raw_bits;
+            raws[c->raw_rows].column = (uint16_t)(i < c->lead ? c->wide + i : i - c->lead);
+            raws[c->raw_rows++].raw = (uint16_t)raw;
+            c->raw_bits += raw;
+        }
+    }
+    return LQ_OK;
+}
+
+/* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the matrix: pairs lie eight rows apart,
+   in the two halves of 16 rows that a warp has. */
+static uint32_t lq__cu_matrix_row(size_t n, uint32_t r)
+{
+    return (uint32_t)(n / 2) * 16 + r / 4 * 8 + (uint32_t)(n % 2) * 4 + r % 4;
+}
+
+/* Operands of the product lie as its stages want them: of 128 rows and 64 coefficients 8 KB of high
+   bytes, then 8 KB of low ones, a row's four chunks of 16 swizzled by bits 1 and 2 of its number.
+   Where the high byte of coefficient i of row r is; tile by tile, coefficients first. */
+#define LQ__CU_DEEP 64u
+#define LQ__CU_PLANE (128 * LQ__CU_DEEP)
+
+LQ__CU_BOTH size_t lq__cu_operand_at(uint32_t wide, uint32_t r, uint32_t i)
+{
+    const size_t tile = (size_t)(r / 128) * (wide / LQ__CU_DEEP) + i / LQ__CU_DEEP;
+    return tile * (2 * LQ__CU_PLANE) + r % 128 * LQ__CU_DEEP + ((i / 16 % 4) ^ (r >> 1 & 3u)) * 16 +
+           i % 16;
+}
+
+/* Numbers of a quad's dims, and their rows of the basis. */
+static void lq__cu_codec_quad(uint8_t *high, lq__cu_quad *q, size_t n, const lq_cuda_codec *c,
+                              const lq_codec_desc *d, size_t first)
+{
+    const lq_geometry *g = &d->geometry;
+    const lq_basis *b = lq__cu_basis_of(d);
+    const uint32_t s = q->slice;
+    const bool value = lq__cu_is_value(g, s);
+    q->gain = value ? (int32_t)(g->roles ? g->roles[s].gain : s) : -1;
+    q->slice_step = value ? b->ratio : lq__cu_pow2(b->slice_exponent[s]);
+    for (uint32_t r = 0; r < 8; r++) {
+        const uint32_t dim = (r < 4 ? q->a : q->b) + r % 4 * q->stride;
+        const size_t at = first + dim;
+        q->bias[r] = -0.0f; /* nothing, of any sign */
+        if (r % 4 >= q->count || dim >= g->slice_dims[s]) continue;
+        q->scale[r] = lq__cu_pow2(b->inverse_exponent[at]);
+        q->center[r] = (float)b->mean[at] * lq__cu_pow2(b->mean_exponent);
+        if (c->gains) {
+            q->bias[r] =
+                (float)b->center[at] * lq__cu_pow2(b->center_exponent + b->slice_exponent[s]);
+        }
+        for (uint32_t i = 0; i < min(c->wide, b->rank); i++) {
+            const int32_t m = b->inverse[at * b->inverse_stride + i];
+            const size_t to = lq__cu_operand_at(c->wide, lq__cu_matrix_row(n, r), i);
+            high[to] = (uint8_t)((uint32_t)m >> 8);
+            high[to + LQ__CU_PLANE] = (uint8_t)m;
+        }
+    }
+}
+
+static uint64_t lq__cu_phase_step(float freq) /* turns a position, times 2^64 */
+{
+    uint32_t u;
+    memcpy(&u, &freq, 4);
+    const uint32_t e = u >> 23;
+    const uint64_t m = e ? (u & 0x7fffffu) | 0x800000u : u & 0x7fffffu;
+    const uint32_t shift = 150 - (e ? e : 1);
+    uint64_t low = m * 0x9391054au;
+    const uint64_t high = m * 0x28be60dbu + (low >> 32);
+    low &= 0xffffffffu;
+    if (shift <= 32) return high << (32 - shift) | low >> shift;
+    return shift - 32 > 63 ? 0 : high >> (shift - 32);
+}
+
+/* Quads and planes of all slices. */
+static size_t lq__cu_codec_basis(lq_cuda_codec *c, uint8_t *image, const lq_codec_desc *d)
+{
+    const lq_geometry *g = &d->geometry;
+    lq__cu_quad *quads = (lq__cu_quad *)(void *)(image + c->quads);
+    size_t n = 0;
+    size_t first = 0;
+    for (uint32_t s = 0; s < g->slice_count; s++) {
+        const uint32_t count = lq__cu_slice_quads(quads + n, g, s);
+        for (uint32_t i = 0; i < count; i++, n++) {
+            lq__cu_codec_quad(image + c->planes, &quads[n], n, c, d, first);
+        }
+        first += g->slice_dims[s];
+    }
+    return n;
+}
+
+/* Pairs of all ropes, one rope behind the other; `count` quads are told where theirs are. */
+static void lq__cu_codec_turns(lq_cuda_codec *c, uint8_t *image, const lq_codec_desc *d,
+                               size_t count)
+{
+    const lq_geometry *g = &d->geometry;
+    lq__cu_quad *quads = (lq__cu_quad *)(void *)(image + c->quads);
+    lq__cu_turn_of *turns = (lq__cu_turn_of *)(void *)(image + c->turns);
+    uint32_t at = 0;
+    for (uint32_t s = 0; s < g->slice_count; s++) {
+        const lq_rope *rope = lq__cu_rope_of(g, s);
+        if (!lq__cu_first_of_rope(g, s)) continue;
+        for (size_t n = 0; n < count; n++) {
+            const bool turns_so = lq__cu_rope_of(g, quads[n].slice) == rope;
+            quads[n].wave += quads[n].wave >= 0 && turns_so ? (int32_t)at : 0;
+        }
+        for (uint32_t i = 0; i < rope->rotary_dims / 2; i++, at++) {
+            turns[at].step = lq__cu_phase_step(rope->freqs[i]);
+            turns[at].magnitude = (rope->magnitude > 0 ? rope->magnitude : 1.0f) / 1073741824.0f;
+        }
+    }
+}
+
+LQ_CUDA_API int lq_cuda_codec_init(lq_cuda_codec *codec, void *mem, size_t mem_bytes, void *staging,
+                                   size_t staging_bytes, const lq_codec_desc *desc,
+                                   cudaStream_t stream)
+{
+    lq_cuda_codec c;
+    if (!codec || !mem || !staging || !desc || (uintptr_t)mem % 128 || (uintptr_t)staging % 16) {
+        return LQ_E_ARG;
+    }
+    int status = lq__cu_codec_plan(&c, desc);
+    if (status) return status;
+    const size_t bytes = c.bytes + LQ__CU_TABLES_MOST * LQ__CU_TABLE;
+    uint8_t *image = (uint8_t *)staging;
+    uint64_t *mass = (uint64_t *)(void *)(image + bytes);
+    if (mem_bytes < bytes || staging_bytes < bytes + (LQ__CU_MASSES + 1) * sizeof(uint64_t)) {
+        return LQ_E_SPACE;
+    }
+    memset(image, 0, bytes);
+    lq__cu_masses(mass);
+    status = lq__cu_codec_rows(&c, image, mass, desc);
+    if (status) return status;
+    lq__cu_codec_turns(&c, image, desc, lq__cu_codec_basis(&c, image, desc));
+    c.mem = (uint8_t *)mem;
+    *codec = c;
+    return cudaMemcpyAsync(mem, image, c.bytes + c.tables * LQ__CU_TABLE, cudaMemcpyHostToDevice,
+                           stream) == cudaSuccess
+               ? LQ_OK
+               : LQ_E_INTERNAL;
+}
+
+/* ---- a call ---- */
+/* What kernels know of it. Tokens of `rows` are those of whole pages, and of whole tiles. */
+typedef struct lq__cu_decoding {
+    lq_cuda_codec c;
+    lq_cuda_pages from;
+    uint32_t pages;
+    uint32_t rows;
+    int16_t *values;  /* (rows, wide + lead) */
+    uint8_t *columns; /* (rows, wide) int16 */
+    float *units;     /* (rows) */
+    float *gains;     /* (rows, gains) */
+    float2 *waves;    /* (rows, waves) cosine, sine */
+    lq_cuda_vectors to;
+    uint32_t is_bf16;
+    uint32_t stages;
+} lq__cu_decoding;
+
+static size_t lq__cu_decode_place(lq__cu_decoding *d, uint8_t *at)
+{
+    const lq_cuda_codec *c = &d->c;
+    uint8_t *const start = at;
+    d->rows = (d->from.tokens + 127) / 128 * 128;
+    d->pages = (d->from.tokens + 63) / 64;
+    d->values = (int16_t *)(void *)at;
+    at += (size_t)d->rows * (c->wide + c->lead) * 2;
+    d->columns = at;
+    at += (size_t)d->rows * c->wide * 2;
+    d->units = (float *)(void *)at;
+    at += (size_t)d->rows * 4;
+    d->waves = (float2 *)(void *)at;
+    at += (size_t)d->rows * c->waves * 8;
+    d->gains = (float *)(void *)at;
+    at += (size_t)d->rows * c->gains * 4;
+    return (size_t)(at - start);
+}
+
+/* ---- rANS ---- */
+/* A warp's page: lane l has the state of tokens l and l + 32. Its words come through a ring in shared
+   memory: byte b of the page's memory, counted from a multiple of 16, at b mod LQ__CU_WORDS. */
+typedef struct lq__cu_stream {
+    const uint8_t *p;
+    uint32_t n;
+    uint32_t x;
+    const uint8_t *from; /* the multiple of 16 at or before p */
+    uint32_t ring;
+    uint32_t filled; /* bytes from `from` on that were asked for */
+    uint32_t at;     /* the next word's byte, from there on */
+    uint32_t end;    /* of the memory that may be read */
+    uint32_t below;  /* mask of the lanes before this one */
+} lq__cu_stream;
+
+/* The int16 value of eight, e of four words. */
+LQ__CU_DEVICE int32_t lq__cu_of_eight(const uint4 *w, int e)
+{
+    const uint32_t x = e / 2 == 0 ? w->x : e / 2 == 1 ? w->y : e / 2 == 2 ? w->z : w->w;
+    return e % 2 ? (int32_t)x >> 16 : (int16_t)(x & 0xffffu);
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_u16(const uint8_t *p, uint32_t at, uint32_t n)
+{
+    return at + 2 <= n ? p[at] | (uint32_t)p[at + 1] << 8 : 0;
+}
+
+/* First states; whether they are some. */
+static __device__ bool lq__cu_stream_begin(lq__cu_stream *s, uint32_t tokens)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lanes = min(tokens, 32u);
+    const uint32_t octaves = (lanes + 1) / 2;
+    uint32_t sum;
+    if (s->n < octaves) return false;
+    const uint32_t octave = lane < lanes ? s->p[lane / 2] >> 4 * (lane & 1u) & 15u : 0;
+    sum = octave;
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        const uint32_t y = __shfl_up_sync(~0u, sum, h);
+        sum += lane >= (uint32_t)h ? y : 0;
+    }
+    const uint32_t bits = __shfl_sync(~0u, sum, 31);
+    const uint32_t size = octaves + (bits + 7) / 8;
+    if (s->n < size + 2 * lanes || (lanes & 1u && s->p[octaves - 1] >> 4) ||
+        (bits & 7u && s->p[size - 1] >> (bits & 7u))) {
+        return false;
+    }
+    const uint32_t from =
+        octaves + (sum - octave) / 8; /* what is read lies before lane 0's lo's end */
+    const uint32_t three = s->p[from] | (uint32_t)s->p[min(from + 1, s->n - 1)] << 8 |
+                           (uint32_t)s->p[min(from + 2, s->n - 1)] << 16;
+    const uint32_t high = 1u << octave | (three >> ((sum - octave) & 7u) & ((1u << octave) - 1));
+    s->x = lane < lanes ? high << 16 | lq__cu_u16(s->p, size + 2 * lane, s->n) : 1u << 16;
+    s->at = (uint32_t)(s->p - s->from) + size + 2 * lanes;
+    s->filled = s->at / 16 * 16;
+    asm("mov.u32 %0, %%lanemask_lt;" : "=r"(s->below));
+    return true;
+}
+
+/* Asks for the words that four rows may take behind those that are asked for, 512 bytes, where there
+   is room for them, once those have come. */
+LQ__CU_DEVICE void lq__cu_words_more(lq__cu_stream *s)
+{
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncwarp();
+    if (s->filled - s->at / 16 * 16 <= LQ__CU_WORDS - 512) {
+        const uint32_t at = s->filled + 16 * (threadIdx.x % 32);
+        const uint32_t there = at < s->end ? min(s->end - at, 16u) : 0;
+        const uint32_t to = s->ring + at % LQ__CU_WORDS;
+        const uint8_t *from = s->from + (there ? at : 0);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                     "r"(there)
+                     : "memory");
+        if (at % LQ__CU_WORDS == 0) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + LQ__CU_WORDS),
+                         "l"(from), "r"(there)
+                         : "memory");
+        }
+        s->filled += 512;
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* A symbol of each lane that is there: its value is in the high half. table: shared memory. */
+template <bool FULL>
+LQ__CU_DEVICE uint32_t lq__cu_symbol(lq__cu_stream *s, uint32_t table, bool there)
+{
+    const uint32_t slot = s->x << 16;
+    const uint2 bucket = lq__cu_lds2(table + (s->x >> 7 & 0x1f8u));
+    uint32_t at = table + bucket.y;
+    at += slot > bucket.x << 16 ? 8 : 0;
+    at += slot > (bucket.x | 0xffffu) ? 8 : 0;
+    const uint2 of = lq__cu_lds2(at);
+    const uint32_t y =
+        of.x * (s->x >> 16) + lq__cu_permute(s->x, 0, 0x4410u) - lq__cu_permute(of.y, 0, 0x4410u);
+    const bool need = (FULL || there) && y < 65536u;
+    const uint32_t needs = __ballot_sync(~0u, need);
+    const uint32_t k = s->ring + (s->at + 2 * (uint32_t)__popc(needs & s->below)) % LQ__CU_WORDS;
+    uint32_t low;
+    uint32_t high;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(low) : "r"(k) : "memory");
+    asm volatile("ld.shared.u8 %0, [%1 + 1];" : "=r"(high) : "r"(k) : "memory");
+    const uint32_t z = need ? lq__cu_permute(low | high << 8, y, 0x5410u) : y;
+    s->x = FULL || there ? z : s->x;
+    s->at += 2 * (uint32_t)__popc(needs);
+    return FULL || there ? of.y : 0;
+}
+
+/* The raw section: the bits of the last states in shared memory, zeros behind them, then bytes. */
+typedef struct lq__cu_section {
+    const uint8_t *p; /* bytes at .. n - 1 */
+    uint32_t at;
+    uint32_t n;
+    const uint32_t *first;
+    uint32_t firsts; /* bits there */
+    uint32_t total;
+} lq__cu_section;
+
+/* 32 bits from bit `at` on, zeros behind the last one. */
+LQ__CU_DEVICE uint32_t lq__cu_section_bits(const lq__cu_section *s, uint32_t at)
+{
+    uint32_t x = 0;
+    uint32_t have = 0;
+    if (at < s->firsts) {
+        x = __funnelshift_r(s->first[at / 32], s->first[at / 32 + 1], at);
+        have = s->firsts - at;
+    }
+    if (have < 32) {
+        const uint32_t bit = at < s->firsts ? 0 : at - s->firsts;
+        const uint32_t byte = s->at + bit / 8;
+        uint64_t y = 0;
+        for (uint32_t i = 0; i < 5; i++) {
+            y |= byte + i < s->n ? (uint64_t)s->p[byte + i] << 8 * i : 0;
+        }
+        x |= (uint32_t)(y >> (bit & 7u)) << have;
+    }
+    return x;
+}
+
+/* The last states to `first`, zeros before; their bits. */
+static __device__ uint32_t lq__cu_payload(uint32_t *first, uint32_t state, uint32_t tokens)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t octave = (uint32_t)lq__cu_log2(max(state >> 16, 1u));
+    const uint64_t high = (state >> 16) - (1u << octave);
+    const uint64_t bits = octave | high << 4 | (uint64_t)(state & 0xffffu) << (4 + octave);
+    uint32_t sum = lane < tokens ? 20 + octave : 0;
+    const uint32_t mine = sum;
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        const uint32_t y = __shfl_up_sync(~0u, sum, h);
+        sum += lane >= (uint32_t)h ? y : 0;
+    }
+    if (mine) {
+        const uint32_t at = sum - mine;
+        atomicOr(&first[at / 32], (uint32_t)(bits << at % 32));
+        atomicOr(&first[at / 32 + 1], (uint32_t)(bits << at % 32 >> 32));
+        if (at % 32) atomicOr(&first[at / 32 + 2], (uint32_t)(bits >> (64 - at % 32)));
+    }
+    __syncwarp();
+    return __shfl_sync(~0u, sum, 31);
+}
+
+/* Rows with raw bits get them, two at a time. values: this page's. Escapes get theirs later. */
+static __device__ void lq__cu_merge(int16_t *values, const lq__cu_decoding *d,
+                                    const lq__cu_section *s, uint32_t tokens)
+{
+    const lq__cu_raw_row *raws = (const lq__cu_raw_row *)(const void *)(d->c.mem + d->c.raws);
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t k = 0; k < d->c.raw_rows; k += 2) {
+        int16_t *to[4];
+        int32_t v[4];
+        uint32_t bits[4];
+        uint32_t raw[4];
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) { /* all on its way before the first is needed */
+            const lq__cu_raw_row row = raws[min(k + i / 2, d->c.raw_rows - 1)];
+            const uint32_t t = min(lane + 32 * (i % 2), tokens - 1);
+            raw[i] = row.raw;
+            to[i] = values + (size_t)t * (d->c.wide + d->c.lead) + row.column;
+            v[i] = *to[i];
+            bits[i] = lq__cu_section_bits(s, row.before * tokens + t * row.raw);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            const bool there = k + i / 2 < d->c.raw_rows && lane + 32 * (i % 2) < tokens;
+            if (there && v[i] != LQ__CU_ESCAPE) {
+                *to[i] = (int16_t)((uint32_t)v[i] << raw[i] | (bits[i] & ((1u << raw[i]) - 1)));
+            }
+        }
+    }
+}
+
+/* A value that escaped, of a token: its code at bit *at of the section. */
+static __device__ bool lq__cu_escape(int32_t *value, uint32_t *at, const lq__cu_section *s,
+                                     const lq__cu_coded *row, uint32_t token, uint32_t tokens)
+{
+    uint32_t code = lq__cu_section_bits(s, *at);
+    const uint32_t zeros = (uint32_t)__ffs((int)(code | 32768u)) - 1;
+    const uint32_t raw = lq__cu_section_bits(s, row->before * tokens + token * row->raw);
+    if (zeros == 15 || s->total - *at < 2 * zeros + 3) return false;
+    code = (code >> (zeros + 1) & ((1u << (zeros + 2)) - 1)) + (1u << (zeros + 2)) - 4;
+    *at += 2 * zeros + 3;
+    const int32_t h = (int32_t)(code >> 1) ^ -(int32_t)(code & 1u);
+    *value = h * (1 << row->raw) + (int32_t)(raw & ((1u << row->raw) - 1));
+    return code <= 65535 && *value >= -32768 && *value <= 32767;
+}
+
+/* All escapes of a page, in eights of rows that have some; whether the section ends behind them. */
+static __device__ bool lq__cu_escapes(int16_t *values, const lq__cu_decoding *d,
+                                      const lq__cu_section *s, uint32_t tokens,
+                                      const uint32_t *eights, uint32_t count)
+{
+    const lq__cu_coded *coded = (const lq__cu_coded *)(const void *)(d->c.mem + d->c.coded);
+    const uint32_t lane = threadIdx.x % 32;
+    const size_t stride = d->c.wide + d->c.lead;
+    uint32_t at = d->c.raw_bits * tokens;
+    bool fine = at <= s->total;
+    for (uint32_t i = 0; i < count && fine; i++) {
+        if (!(eights[i / 32] >> i % 32 & 1u)) continue;
+        int16_t *v = values + (8 * i < d->c.lead ? d->c.wide + 8 * i : 8 * i - d->c.lead);
+        uint4 w[2];
+        for (int h = 0; h < 2; h++) {
+            w[h] = *(const uint4 *)(const void *)(v + (lane + 32 * h) * stride);
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            uint64_t left =
+                __ballot_sync(~0u, lane < tokens && lq__cu_of_eight(&w[0], k) == LQ__CU_ESCAPE);
+            left |= (uint64_t)__ballot_sync(~0u, lane + 32 < tokens &&
+                                                     lq__cu_of_eight(&w[1], k) == LQ__CU_ESCAPE)
+                    << 32;
+            for (; left && fine; left &= left - 1) {
+                const lq__cu_coded of = coded[8 * i + k];
+                const uint32_t token = (uint32_t)__ffsll((long long)left) - 1;
+                int32_t value = 0;
+                fine = lq__cu_escape(&value, &at, s, &of, token, tokens);
+                if (token % 32 == lane) v[token * stride + k] = (int16_t)value;
+            }
+        }
+    }
+    if (!fine || (s->n > s->at && s->total - at >= 8)) return false;
+    for (at += 32 * lane; at < s->total; at += 1024) {
+        const uint32_t bits = lq__cu_section_bits(s, at);
+        fine = fine && (s->total - at < 32 ? bits << (32 - (s->total - at)) : bits) == 0;
+    }
+    return __all_sync(~0u, fine);
+}
+
+/* The rows of a page, eight at a time; which eights have escapes. */
+template <bool FULL>
+static __device__ void lq__cu_page_rows(int16_t *values, lq__cu_stream *s, uint32_t tables,
+                                        const lq__cu_decoding *d, uint32_t tokens, uint32_t *eights)
+{
+    const lq__cu_coded *coded = (const lq__cu_coded *)(const void *)(d->c.mem + d->c.coded);
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t stride = d->c.wide + d->c.lead;
+    const uint32_t count = stride / 8;
+    const bool first = lane < tokens;
+    const bool second = lane + 32 < tokens;
+    uint32_t next = __ldg(&coded[lane % 8].table);
+    for (int i = 0; i < 3; i++) { /* four rows take at most 512 bytes, and begin anywhere */
+        lq__cu_words_more(s);
+    }
+#pragma unroll 1
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t mine = tables + next * LQ__CU_TABLE;
+        const uint32_t column = 8 * i < d->c.lead ? d->c.wide + 8 * i : 8 * i - d->c.lead;
+        uint32_t out[2][4];
+        uint32_t least = 0xffffffffu;
+        next = __ldg(&coded[min(8 * i + 8 + lane % 8, stride - 1)].table);
+#pragma unroll 1
+        for (int k = 0; k < 8; k += 2) { /* few instructions: a warp's code must stay near it */
+            uint32_t v[2][2];
+            if (k % 4 == 0) lq__cu_words_more(s);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const uint32_t table = __shfl_sync(~0u, mine, k + r);
+                v[0][r] = lq__cu_symbol<FULL>(s, table, first);
+                v[1][r] = lq__cu_symbol<FULL>(s, table, second);
+            }
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                out[h][0] = out[h][1];
+                out[h][1] = out[h][2];
+                out[h][2] = out[h][3];
+                out[h][3] = lq__cu_permute(v[h][0], v[h][1], 0x7632u);
+                least = min(least, min(v[h][0] ^ 0x80000000u, v[h][1] ^ 0x80000000u));
+            }
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(
+                             values + (size_t)(lane + 32 * h) * stride + column),
+                         "r"(out[h][0]), "r"(out[h][1]), "r"(out[h][2]), "r"(out[h][3])
+                         : "memory"); /* which the compiler would cut */
+        }
+        if (__any_sync(~0u, least < 65536) && lane == 0) eights[i / 32] |= 1u << i % 32;
+    }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncwarp();
+}
+
+static __global__ void __launch_bounds__(LQ__CU_RANS_WARPS * 32, 9)
+    lq__cu_rans_kernel(const __grid_constant__ lq__cu_decoding d)
+{
+    extern __shared__ __align__(16) uint32_t tables[];
+    __shared__ uint32_t firsts[LQ__CU_RANS_WARPS][40];
+    __shared__ uint32_t eights[LQ__CU_RANS_WARPS][68];
+    __shared__ __align__(16) uint8_t rings[LQ__CU_RANS_WARPS][LQ__CU_WORDS + 16];
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t page = blockIdx.x * LQ__CU_RANS_WARPS + warp;
+    const uint4 *from = (const uint4 *)(const void *)(d.c.mem + d.c.bytes);
+    for (uint32_t i = threadIdx.x; i < d.c.tables * (LQ__CU_TABLE / 16); i += blockDim.x) {
+        ((uint4 *)(void *)tables)[i] = from[i];
+    }
+    for (uint32_t i = lane; i < 68; i += 32) {
+        eights[warp][i] = 0;
+        if (i < 40) firsts[warp][i] = 0;
+    }
+    __syncthreads();
+    if (page >= d.pages) return;
+    const uint32_t tokens = min(d.from.tokens - page * 64, 64u);
+    const uint64_t offset = d.from.offsets[page];
+    const uint32_t size = d.from.sizes[page];
+    int16_t *values = d.values + (size_t)page * 64 * (d.c.wide + d.c.lead);
+    lq__cu_stream s;
+    bool fine = size >= 4 && offset <= d.from.bytes_count && size <= d.from.bytes_count - offset;
+    s.p = d.from.bytes + (fine ? offset : 0);
+    s.n = fine ? size - 4 : 0;
+    s.from = s.p - (uintptr_t)s.p % 16;
+    s.end =
+        (uint32_t)min((uint64_t)(d.from.bytes + d.from.bytes_count - s.from), (uint64_t)size + 16);
+    s.ring = lq__cu_shared(rings[warp]);
+    fine = fine && s.p[s.n] == LQ_PAGE_CODED && s.p[s.n + 1] == LQ_Z && s.p[s.n + 2] == tokens &&
+           s.p[s.n + 3] == d.c.profile_index;
+    fine = fine && lq__cu_stream_begin(&s, tokens);
+    if (fine) {
+        lq__cu_section r;
+        if (tokens == 64) {
+            lq__cu_page_rows<true>(values, &s, lq__cu_shared(tables), &d, tokens, eights[warp]);
+        } else {
+            lq__cu_page_rows<false>(values, &s, lq__cu_shared(tables), &d, tokens, eights[warp]);
+        }
+        r.p = s.p;
+        r.n = s.n;
+        r.at = s.at - (uint32_t)(s.p - s.from);
+        fine = r.at <= r.n;
+        r.at = min(r.at, r.n);
+        r.first = firsts[warp];
+        r.firsts = lq__cu_payload(firsts[warp], s.x, tokens);
+        r.total = r.firsts + 8 * (r.n - r.at);
+        fine = fine && d.c.raw_bits * tokens <= r.total;
+        if (fine) {
+            lq__cu_merge(values, &d, &r, tokens);
+            fine = lq__cu_escapes(values, &d, &r, tokens, eights[warp], (d.c.wide + d.c.lead) / 8);
+        }
+    } else {
+        for (uint32_t i = lane; i < 8 * (d.c.wide + d.c.lead); i += 32) {
+            ((uint4 *)(void *)values)[i] = make_uint4(0, 0, 0, 0);
+        }
+    }
+    if (!fine && lane == 0) atomicOr(d.from.flags, LQ_CUDA_BAD_DATA);
+}
+
+/* ---- columns of the product ---- */
+/* q12 of a value; two: the four shifts. */
+LQ__CU_DEVICE int32_t lq__cu_q12(int32_t k, uint2 two, int32_t mean)
+{
+    const uint32_t n = min((uint32_t)abs(k), 4u); /* selects a shift and its sign, if not 0 */
+    const int32_t shift = (int32_t)lq__cu_permute(two.x, two.y, 0x76eeu + 0x2222u * n);
+    return k * 4096 + mean - min(max(k, -1), 1) * shift;
+}
+
+/* cosine and sine of a phase, times 2^30. */
+static __device__ void lq__cu_sincos(int32_t *sine, int32_t *cosine, uint32_t phase)
+{
+    const uint32_t quadrant = (phase + 0x20000000u) >> 30;
+    const int32_t r = (int32_t)(phase - (quadrant << 30));
+    const int32_t a = (int32_t)(((int64_t)r * 1686629713 + ((int64_t)1 << 29)) >> 30);
+    const int32_t z = (int32_t)(((int64_t)a * a + ((int64_t)1 << 29)) >> 30);
+    int32_t s = 2959;
+    int32_t c = -296;
+    s = (int32_t)((int64_t)s * z >> 30) - 213044;
+    s = (int32_t)((int64_t)s * z >> 30) + 8947849;
+    s = (int32_t)((int64_t)s * z >> 30) - 178956971;
+    s = a + (int32_t)((int64_t)(int32_t)((int64_t)s * z >> 30) * a >> 30);
+    c = (int32_t)((int64_t)c * z >> 30) + 26631;
+    c = (int32_t)((int64_t)c * z >> 30) - 1491308;
+    c = (int32_t)((int64_t)c * z >> 30) + 44739243;
+    c = (int32_t)((int64_t)c * z >> 30) - 536870912;
+    c = (1 << 30) + (int32_t)((int64_t)c * z >> 30);
+    *sine = (int32_t)(quadrant & 1u ? c : s);
+    *cosine = (int32_t)(quadrant & 1u ? s : c);
+    if (quadrant & 2u) *sine = -*sine;
+    if ((quadrant + 1) & 2u) *cosine = -*cosine;
+}
+
+/* Gains and sines of a token; by a warp. */
+static __device__ void lq__cu_token_numbers(const lq__cu_decoding *d, uint32_t t)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const int32_t *means = (const int32_t *)(const void *)(d->c.mem + d->c.means);
+    const lq__cu_turn_of *turns = (const lq__cu_turn_of *)(const void *)(d->c.mem + d->c.turns);
+    const bool there = t < d->from.tokens;
+    const int16_t *values = d->values + (size_t)t * (d->c.wide + d->c.lead) + d->c.wide;
+    for (uint32_t i = lane; i < d->c.gains; i += 32) {
+        int32_t g = there ? values[i] + means[i] : 0;
+        if (g > 127 || g < -127) {
+            atomicOr(d->from.flags, LQ_CUDA_BAD_DATA);
+            g = 0;
+        }
+        const float quarter =
+            g & 2 ? (g & 1 ? 1.681792831f : 1.414213562f) : (g & 1 ? 1.189207115f : 1.0f);
+        d->gains[(size_t)t * d->c.gains + i] =
+            quarter * __uint_as_float((uint32_t)((g >> 2) + 127) << 23);
+    }
+    int64_t position = d->from.first + (int64_t)t * d->from.stride;
+    if (d->c.waves && d->from.positions && there) position = d->from.positions[t];
+    for (uint32_t i = lane; i < d->c.waves; i += 32) {
+        int32_t sine;
+        int32_t cosine;
+        lq__cu_sincos(&sine, &cosine, (uint32_t)((uint64_t)position * turns[i].step >> 32));
+        d->waves[(size_t)t * d->c.waves + i] =
+            make_float2(__fmul_rn((float)cosine, turns[i].magnitude),
+                        __fmul_rn((float)sine, turns[i].magnitude));
+    }
+}
+
+#define LQ__CU_COLUMNS 2 /* tokens of a warp */
+
+/* A warp's tokens: first what their columns' squares sum to, then the columns. */
+static __global__ void __launch_bounds__(128, 9)
+    lq__cu_columns_kernel(const __grid_constant__ lq__cu_decoding d)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t first = (blockIdx.x * 4 + threadIdx.x / 32) * LQ__CU_COLUMNS;
+    const uint32_t stride = d.c.wide + d.c.lead;
+    const uint4 *columns = (const uint4 *)(const void *)(d.c.mem + d.c.columns);
+    uint64_t energy[LQ__CU_COLUMNS] = {};
+    uint32_t shift[LQ__CU_COLUMNS] = {};
+#pragma unroll 1
+    for (uint32_t column = 8 * lane; column < d.c.wide; column += 256) {
+        uint4 w[LQ__CU_COLUMNS];
+#pragma unroll
+        for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+            const size_t at = (size_t)min(first + t, d.from.tokens - 1) * stride + column;
+            w[t] = *(const uint4 *)(const void *)(d.values + at);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const uint4 of = __ldg(&columns[column / 256 * 256 + 32 * e + lane]);
+#pragma unroll
+            for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+                const int32_t v =
+                    lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z), (int32_t)of.x) >>
+                    4;
+                energy[t] += (uint64_t)((int64_t)v * v);
+            }
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+        uint64_t limit = 3633789;
+#pragma unroll
+        for (int h = 1; h < 32; h *= 2) {
+            energy[t] += __shfl_xor_sync(~0u, energy[t], h);
+        }
+        while (energy[t] > limit) {
+            limit *= 4;
+            shift[t]++;
+        }
+        if (lane == 0) {
+            d.units[first + t] = __fmul_rn(d.c.step, __uint_as_float((127 - 27 + shift[t]) << 23));
+        }
+    }
+#pragma unroll 1
+    for (uint32_t column = 8 * lane; column < d.c.wide; column += 256) {
+        uint4 w[LQ__CU_COLUMNS];
+        uint32_t high[LQ__CU_COLUMNS][2];
+        uint32_t low[LQ__CU_COLUMNS][2];
+        int32_t x[LQ__CU_COLUMNS][2];
+#pragma unroll
+        for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+            const size_t at = (size_t)min(first + t, d.from.tokens - 1) * stride + column;
+            w[t] = *(const uint4 *)(const void *)(d.values + at);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const uint4 of = __ldg(&columns[column / 256 * 256 + 32 * e + lane]);
+#pragma unroll
+            for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+                const int32_t c =
+                    lq__cu_q12(lq__cu_of_eight(&w[t], e), make_uint2(of.y, of.z), (int32_t)of.x);
+                const int32_t y = (c + (1 << shift[t] >> 1)) >> shift[t]; /* below 2^15 - 128 */
+                if (e % 2 == 0) {
+                    x[t][0] = y;
+                    continue;
+                }
+                const uint32_t h =
+                    lq__cu_permute((uint32_t)(x[t][0] + 128), (uint32_t)(y + 128), 0x0051u);
+                const uint32_t l = lq__cu_permute((uint32_t)x[t][0], (uint32_t)y, 0x0040u);
+                high[t][e / 4] = e % 4 == 1 ? h : lq__cu_permute(high[t][e / 4], h, 0x5410u);
+                low[t][e / 4] = e % 4 == 1 ? l : lq__cu_permute(low[t][e / 4], l, 0x5410u);
+            }
+        }
+#pragma unroll
+        for (int t = 0; t < LQ__CU_COLUMNS; t++) {
+            uint8_t *to = d.columns + lq__cu_operand_at(d.c.wide, first + (uint32_t)t, column);
+            *(uint2 *)(void *)to = make_uint2(high[t][0], high[t][1]);
+            *(uint2 *)(void *)(to + LQ__CU_PLANE) = make_uint2(low[t][0], low[t][1]);
+        }
+    }
+    for (uint32_t t = 0; t < LQ__CU_COLUMNS; t++) {
+        lq__cu_token_numbers(&d, first + t);
+    }
+}
+
+/* ---- the product ----
+   Sums of int16 by int16 as four products of bytes: of high and low planes of both, the matrix' low
+   bytes without sign. A block has 64 dims and 128 tokens, and half a multiprocessor, so that one
+   multiplies while another gives its vectors out. Warp w has rows 16 w .. 16 w + 15 of the block's:
+   lane 4 g + t rows g and g + 8, a pair of dims, of tokens 8 n + 2 t and + 1. Compiled for sm_90a
+   wgmma multiplies, else mma.sync. Sums become halves in shared memory, then vectors. */
+#define LQ__CU_ROWS (64 * LQ__CU_DEEP) /* of a plane of the matrix that a block has */
+#define LQ__CU_STAGE (2 * LQ__CU_ROWS + 2 * LQ__CU_PLANE) /* bytes of the matrix, of columns */
+#define LQ__CU_STAGES 3u                                  /* at most */
+#define LQ__CU_PITCH 144u /* bytes of a token's halves in shared memory */
+
+/* Where chunk `chunk` of 16 bytes of row `row` lies in a plane of a stage. */
+LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
+{
+    return row * LQ__CU_DEEP + (chunk ^ (row >> 1 & 3u)) * 16;
+}
+
+/* What is copied next: coefficients k LQ__CU_DEEP .. of a tile, which are numbered dims first. Where
+   there are bulk copies bar is the first of the stages' mbarriers, and one thread copies. */
+typedef struct lq__cu_next {
+    uint32_t at; /* stages */
+    uint32_t bar;
+    uint32_t stage; /* what comes next goes there */
+    uint32_t tile;
+    uint32_t k;
+    const uint8_t *a;
+    const uint8_t *b; /* NULL: there is no more */
+} lq__cu_next;
+
+LQ__CU_DEVICE void lq__cu_next_tile(lq__cu_next *next, const lq__cu_decoding *d, uint32_t tile)
+{
+    const uint32_t tokens = tile / (2 * d->c.tiles) * 128;
+    const uint32_t half = tile % (2 * d->c.tiles);
+    next->tile = tile;
+    next->k = 0;
+    next->a =
+        d->c.mem + d->c.planes + (size_t)(half / 2 * 256) * d->c.wide + half % 2 * LQ__CU_ROWS;
+    next->b = tokens < d->rows ? d->columns + (size_t)tokens * d->c.wide * 2 : NULL;
+}
+
+LQ__CU_DEVICE void lq__cu_next_init(lq__cu_next *next, const lq__cu_decoding *d, uint8_t *stages,
+                                    uint64_t *bars)
+{
+    next->at = lq__cu_shared(stages);
+    next->bar = lq__cu_shared(bars);
+    next->stage = 0;
+    lq__cu_next_tile(next, d, blockIdx.x);
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x < d->stages) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(next->bar + 8 * threadIdx.x)
+                     : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+#endif
+    __syncthreads();
+}
+
+#if __CUDA_ARCH__ >= 900
+LQ__CU_DEVICE void lq__cu_bulk(uint32_t to, const uint8_t *from, uint32_t bytes, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
+#endif
+
+/* Asks for a stage, if there is one, and goes on. */
+LQ__CU_DEVICE void lq__cu_stage(lq__cu_next *next, const lq__cu_decoding *d)
+{
+    const uint32_t to = next->at + next->stage * LQ__CU_STAGE;
+#if __CUDA_ARCH__ >= 900
+    const uint32_t bar = next->bar + 8 * next->stage;
+    if (threadIdx.x == 0 && next->b) {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
+                     "r"(LQ__CU_STAGE)
+                     : "memory");
+        lq__cu_bulk(to, next->a, LQ__CU_ROWS, bar);
+        lq__cu_bulk(to + LQ__CU_ROWS, next->a + LQ__CU_PLANE, LQ__CU_ROWS, bar);
+        lq__cu_bulk(to + 2 * LQ__CU_ROWS, next->b, 2 * LQ__CU_PLANE, bar);
+    }
+#else
+    for (uint32_t i = threadIdx.x * 16; i < LQ__CU_STAGE && next->b; i += blockDim.x * 16) {
+        const uint8_t *from = i < LQ__CU_ROWS       ? next->a + i
+                              : i < 2 * LQ__CU_ROWS ? next->a + LQ__CU_PLANE + (i - LQ__CU_ROWS)
+                                                    : next->b + (i - 2 * LQ__CU_ROWS);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from)
+                     : "memory");
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+    next->stage = next->stage + 1 == d->stages ? 0 : next->stage + 1;
+    next->a += 2 * LQ__CU_PLANE;
+    next->b += next->b ? 2 * LQ__CU_PLANE : 0;
+    if (++next->k * LQ__CU_DEEP == d->c.wide) lq__cu_next_tile(next, d, next->tile + gridDim.x);
+}
+
+/* Waits for a stage's copies, of which at least `stages` - 1 were asked for since. All threads wait
+   for each other. */
+LQ__CU_DEVICE void lq__cu_stage_wait(const lq__cu_next *next, const lq__cu_decoding *d,
+                                     uint32_t stage, uint32_t phase)
+{
+#if __CUDA_ARCH__ >= 900
+    lq__cu_bar_wait(next->bar + 8 * stage, phase);
+    (void)d;
+#else
+    if (d->stages == LQ__CU_STAGES) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(LQ__CU_STAGES - 2) : "memory");
+    } else {
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+    }
+    (void)next;
+    (void)stage;
+    (void)phase;
+#endif
+    __syncthreads();
+}
+
+/* Sums of a lane: [n][0], [1] of its first row and two tokens, [2], [3] of its second. */
+typedef struct lq__cu_sums {
+    int32_t high[16][4];
+    int32_t middle[16][4];
+    int32_t low[16][4];
+} lq__cu_sums;
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* c += A B of m64n128k32, both in shared memory in rows of 64 bytes, chunks swizzled. */
+#define LQ__CU_FOUR(c, n) "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])
+#define LQ__CU_WGMMA(c, a, b, types)                                                            \
+    asm volatile(                                                                               \
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32." types                                    \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "    \
+        "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, " \
+        "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+        "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"             \
+        : LQ__CU_FOUR(c, 0), LQ__CU_FOUR(c, 1), LQ__CU_FOUR(c, 2), LQ__CU_FOUR(c, 3),           \
+          LQ__CU_FOUR(c, 4), LQ__CU_FOUR(c, 5), LQ__CU_FOUR(c, 6), LQ__CU_FOUR(c, 7),           \
+          LQ__CU_FOUR(c, 8), LQ__CU_FOUR(c, 9), LQ__CU_FOUR(c, 10), LQ__CU_FOUR(c, 11),         \
+          LQ__CU_FOUR(c, 12), LQ__CU_FOUR(c, 13), LQ__CU_FOUR(c, 14), LQ__CU_FOUR(c, 15)        \
+        : "l"(a), "l"(b))
+
+/* What wgmma knows a matrix by: its address, 512 bytes from eight rows to the next, swizzled. */
+LQ__CU_DEVICE uint64_t lq__cu_matrix(uint32_t at)
+{
+    return (uint64_t)(at >> 4 & 0x3fffu) | (uint64_t)1 << 16 | (uint64_t)32 << 32 |
+           (uint64_t)2 << 62;
+}
+
+LQ__CU_DEVICE void lq__cu_multiply(lq__cu_sums *s, uint32_t at)
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+    for (uint32_t k = 0; k < LQ__CU_DEEP; k += 32) {
+        const uint64_t a_high = lq__cu_matrix(at + k);
+        const uint64_t a_low = lq__cu_matrix(at + LQ__CU_ROWS + k);
+        const uint64_t b_high = lq__cu_matrix(at + 2 * LQ__CU_ROWS + k);
+        const uint64_t b_low = lq__cu_matrix(at + 2 * LQ__CU_ROWS + LQ__CU_PLANE + k);
+        LQ__CU_WGMMA(s->high, a_high, b_high, "s8.s8");
+        LQ__CU_WGMMA(s->middle, a_high, b_low, "s8.s8");
+        LQ__CU_WGMMA(s->middle, a_low, b_high, "u8.s8");
+        LQ__CU_WGMMA(s->low, a_low, b_low, "u8.s8");
+    }
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+LQ__CU_DEVICE void lq__cu_multiplied(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+#undef LQ__CU_FOUR
+#else
+LQ__CU_DEVICE void lq__cu_matrices(uint32_t *r, uint32_t at)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* c += A B, A s8 or u8. */
+template <bool LOW>
+LQ__CU_DEVICE void lq__cu_mma_bytes(int32_t *c, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    if (LOW) {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    } else {
+        lq__cu_mma<false>(c, a[0], a[1], a[2], a[3], b0, b1);
+    }
+}
+
+LQ__CU_DEVICE void lq__cu_multiply(lq__cu_sums *s, uint32_t at)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t row = threadIdx.x / 32 * 16 + lane % 16;
+    const uint32_t token = lane % 8 + lane / 16 * 8;
+#pragma unroll
+    for (uint32_t k = 0; k < LQ__CU_DEEP / 16; k += 2) {
+        uint32_t a[2][4];
+        lq__cu_matrices(a[0], at + lq__cu_swizzle(row, k + lane / 16));
+        lq__cu_matrices(a[1], at + LQ__CU_ROWS + lq__cu_swizzle(row, k + lane / 16));
+#pragma unroll
+        for (uint32_t n = 0; n < 16; n += 2) {
+            const uint32_t from = at + lq__cu_swizzle(token + 8 * n, k + lane / 8 % 2);
+            uint32_t h[4];
+            uint32_t l[4];
+            lq__cu_matrices(h, from + 2 * LQ__CU_ROWS);
+            lq__cu_matrices(l, from + 2 * LQ__CU_ROWS + LQ__CU_PLANE);
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++) {
+                lq__cu_mma_bytes<false>(s->high[n + i], a[0], h[2 * i], h[2 * i + 1]);
+                lq__cu_mma_bytes<false>(s->middle[n + i], a[0], l[2 * i], l[2 * i + 1]);
+                lq__cu_mma_bytes<true>(s->low[n + i], a[1], l[2 * i], l[2 * i + 1]);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++) {
+                lq__cu_mma_bytes<true>(s->middle[n + i], a[1], h[2 * i], h[2 * i + 1]);
+            }
+        }
+    }
+}
+
+LQ__CU_DEVICE void lq__cu_multiplied(void)
+{
+}
+
+#endif
+
+/* What a token's pair of dims is told of it. */
+typedef struct lq__cu_of_token {
+    float unit;
+    float size;
+    float2 wave;
+} lq__cu_of_token;
+
+/* The sums of a lane's pair to halves in shared memory: a token's row has first all a, then all b. */
+LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, lq__cu_sums *s,
+                                     uint32_t tile)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t pair = threadIdx.x / 32 * 8 + lane / 4;
+    const uint32_t k = pair % 4;
+    const lq__cu_quad *q = (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) +
+                           tile % (2 * d->c.tiles) * 8 + pair / 4;
+    const uint32_t first = tile / (2 * d->c.tiles) * 128 + 2 * (lane % 4);
+    const float scale[2] = {q->scale[k], q->scale[4 + k]};
+    const float center[2] = {q->center[k], q->center[4 + k]};
+    const float bias[2] = {q->bias[k], q->bias[4 + k]};
+    const float slice_step = q->slice_step;
+    const bool turned = q->wave >= 0 && k < q->count;
+    const float *gains = q->gain < 0 ? NULL : d->gains + q->gain;
+    const float2 *waves = d->waves + (turned ? (uint32_t)q->wave + k : 0);
+    uint8_t *to = halves + 2 * (lane % 4) * LQ__CU_PITCH + 2 * pair;
+#pragma unroll
+    for (int n = 0; n < 16; n++) {
+#pragma unroll
+        for (int f = 0; f < 4; f++) {
+            s->high[n][f] = (int32_t)(((uint32_t)s->high[n][f] << 16) +
+                                      ((uint32_t)s->middle[n][f] << 8) + (uint32_t)s->low[n][f]);
+        }
+    }
+#pragma unroll
+    for (int from = 0; from < 16; from += 8) {
+        lq__cu_of_token of[16];
+#pragma unroll
+        for (int i = 0; i < 16; i++) { /* all on their way before the first is needed */
+            const size_t t = first + 8 * (uint32_t)(from + i / 2) + i % 2;
+            of[i].unit = d->units[t];
+            of[i].size = gains ? gains[t * d->c.gains] : 1.0f;
+            of[i].wave = turned ? waves[t * d->c.waves] : make_float2(1.0f, 0.0f);
+        }
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            const int n = from + i / 2;
+            const float size = __fmul_rn(of[i].size, slice_step);
+            const float unit = __fmul_rn(of[i].unit, size);
+            float x[2];
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                x[r] = __fmaf_rn((float)s->high[n][i % 2 + 2 * r], __fmul_rn(unit, scale[r]),
+                                 __fmul_rn(center[r], size));
+            }
+            if (turned) {
+                const float u = x[0];
+                const float v = x[1];
+                x[0] = __fsub_rn(__fmul_rn(u, of[i].wave.x), __fmul_rn(v, of[i].wave.y));
+                x[1] = __fadd_rn(__fmul_rn(v, of[i].wave.x), __fmul_rn(u, of[i].wave.y));
+            }
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                *(uint16_t *)(void *)(to + (uint32_t)(8 * n + i % 2) * LQ__CU_PITCH + 64 * r) =
+                    lq__cu_half_of(__fadd_rn(x[r], bias[r]), d->is_bf16);
+            }
+        }
+    }
+}
+
+/* Halves of a block to where vectors go: four of a token at a time, side by side where
+   they are. */
+LQ__CU_DEVICE void lq__cu_vectors_out(const lq__cu_decoding *d, const uint8_t *halves,
+                                      uint32_t tile)
+{
+    const uint32_t mine = threadIdx.x % 8;
+    const uint32_t chunk = threadIdx.x % 16; /* eight of a, eight of b */
+    const lq__cu_quad *q = (const lq__cu_quad *)(const void *)(d->c.mem + d->c.quads) +
+                           tile % (2 * d->c.tiles) * 8 + mine;
+    const uint32_t first = chunk < 8 ? q->a : q->b;
+    const uint32_t stride = q->stride;
+    const uint32_t count =
+        q->count == 0 ? 0 : min((uint32_t)q->count, (q->dims - first + stride - 1) / stride);
+    const uint32_t tokens = tile / (2 * d->c.tiles) * 128;
+    if (count == 0) return;
+    uint16_t *slice = (uint16_t *)d->to.slices[q->slice] + first;
+    const bool aligned = count == 4 && stride == 1 && (uintptr_t)slice % 8 == 0 &&
+                         (d->to.token_stride | d->to.block_stride) % 4 == 0;
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x / 16; i < 128; i += 8) {
+        const uint2 four = *(const uint2 *)(const void *)(halves + i * LQ__CU_PITCH + 8 * chunk);
+        const uint32_t t = tokens + i;
+        size_t at = (size_t)t * d->to.token_stride;
+        if (t >= d->from.tokens) break;
+        if (d->to.block_tokens) {
+            const uint32_t block = d->to.blocks[t / d->to.block_tokens];
+            at = block * d->to.block_stride + t % d->to.block_tokens * d->to.token_stride;
+            if (block >= d->to.block_count) {
+                atomicOr(d->from.flags, LQ_CUDA_BAD_PAGE);
+                continue;
+            }
+        }
+        uint16_t *to = slice + at;
+        if (aligned) {
+            *(uint2 *)(void *)to = four;
+            continue;
+        }
+        for (uint32_t k = 0; k < count; k++) {
+            to[k * stride] = (uint16_t)((k < 2 ? four.x : four.y) >> 16 * (k % 2));
+        }
+    }
+}
+
+/* Blocks have tiles by turns; the next one's stages come while a tile is given out. */
+static __global__ void __launch_bounds__(128, 2)
+    lq__cu_product_kernel(const __grid_constant__ lq__cu_decoding d)
+{
+    extern __shared__ __align__(1024) uint8_t stages[];
+    __shared__ uint64_t bars[LQ__CU_STAGES];
+    const uint32_t count = d.c.wide / LQ__CU_DEEP;
+    const uint32_t tiles = 2 * d.c.tiles * (d.rows / 128);
+    uint8_t *halves = stages + d.stages * LQ__CU_STAGE;
+    lq__cu_next next;
+    uint32_t stage = 0;
+    uint32_t phase = 0;
+    lq__cu_next_init(&next, &d, stages, bars);
+#pragma unroll 1
+    for (uint32_t k = 0; k + 1 < d.stages; k++) {
+        lq__cu_stage(&next, &d);
+    }
+#pragma unroll 1
+    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        lq__cu_sums s = {};
+#pragma unroll 1
+        for (uint32_t k = 0; k < count; k++) {
+            lq__cu_stage_wait(&next, &d, stage, phase);
+            lq__cu_multiply(&s, next.at + stage * LQ__CU_STAGE);
+            lq__cu_stage(&next, &d); /* meanwhile, where all have multiplied before they waited */
+            lq__cu_multiplied();
+            stage++;
+            if (stage == d.stages) {
+                stage = 0;
+                phase ^= 1u;
+            }
+        }
+        lq__cu_halves_out(halves, &d, &s, tile);
+        __syncthreads();
+        lq__cu_vectors_out(&d, halves, tile);
+    }
+}
+
+/* The launches of a call. */
+static int lq__cu_rans_start(const lq__cu_decoding &d, cudaStream_t stream)
+{
+    const uint32_t blocks = (d.pages + LQ__CU_RANS_WARPS - 1) / LQ__CU_RANS_WARPS;
+    const uint32_t bytes = d.c.tables * LQ__CU_TABLE;
+    if (cudaFuncSetAttribute(lq__cu_rans_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)bytes) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    lq__cu_rans_kernel<<<blocks, LQ__CU_RANS_WARPS * 32, bytes, stream>>>(d);
+    return lq__cu_launched();
+}
+
+static int lq__cu_columns_start(const lq__cu_decoding &d, cudaStream_t stream)
+{
+    lq__cu_columns_kernel<<<d.rows / (4 * LQ__CU_COLUMNS), 128, 0, stream>>>(d);
+    return lq__cu_launched();
+}
+
+static int lq__cu_product_start(const lq__cu_decoding &d, cudaStream_t stream)
+{
+    int device = 0;
+    int most = 0;
+    int processors = 0;
+    lq__cu_decoding mine = d;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
+            cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    const uint32_t halves = 128 * LQ__CU_PITCH;
+    const uint32_t tiles = 2 * d.c.tiles * (d.rows / 128);
+    mine.stages =
+        min(((uint32_t)most - 1024 - halves) / LQ__CU_STAGE, LQ__CU_STAGES); /* of 99 KB: 2 */
+    const uint32_t bytes = mine.stages * LQ__CU_STAGE + halves;
+    if (cudaFuncSetAttribute(lq__cu_product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)bytes) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    lq__cu_product_kernel<<<min(tiles, 2 * (uint32_t)processors), 128, bytes, stream>>>(mine);
+    return lq__cu_launched();
+}
+
+LQ_CUDA_API size_t lq_cuda_decode_workspace_bytes(const lq_cuda_codec *codec, uint32_t tokens)
+{
+    lq__cu_decoding d;
+    if (!codec || tokens == 0 || tokens > LQ__CU_DECODED) return 0;
+    memset(&d, 0, sizeof d);
+    d.c = *codec;
+    d.from.tokens = tokens;
+    return lq__cu_decode_place(&d, NULL);
+}
+
+LQ_CUDA_API int lq_cuda_decode(const lq_cuda_codec *codec, const lq_cuda_vectors *dst,
+                               const lq_cuda_pages *pages, void *workspace, size_t workspace_bytes,
+                               cudaStream_t stream)
+{
+    lq__cu_decoding d;
+    memset(&d, 0, sizeof d);
+    if (!codec || !dst || !dst->slices || !pages || !pages->bytes || (uintptr_t)pages->bytes % 16 ||
+        !pages->offsets || !pages->sizes || !pages->flags || pages->tokens == 0 ||
+        pages->tokens > LQ__CU_DECODED ||
+        (dst->type && dst->type != LQ_F16 && dst->type != LQ_BF16) || dst->token_stride == 0 ||
+        (dst->block_tokens && !dst->blocks) || !workspace || (uintptr_t)workspace % 128) {
+        return LQ_E_ARG;
+    }
+    d.c = *codec;
+    d.from = *pages;
+    d.from.stride = pages->stride ? pages->stride : 1;
+    d.to = *dst;
+    d.to.block_stride = dst->block_tokens ? dst->block_stride : 0;
+    d.is_bf16 = dst->type == LQ_BF16;
+    if (workspace_bytes < lq__cu_decode_place(&d, (uint8_t *)workspace)) return LQ_E_SPACE;
+    int status = lq__cu_rans_start(d, stream);
+    if (status == LQ_OK) status = lq__cu_columns_start(d, stream);
+    return status == LQ_OK ? lq__cu_product_start(d, stream) : status;
+}
+
+/* ================================================================================================
    >>end
    ============================================================================================== */
 #undef LQ__CU_KINDS
+#undef LQ__CU_STAGE
+#undef LQ__CU_ROWS
+#undef LQ__CU_PLANE
+#undef LQ__CU_PITCH
+#undef LQ__CU_DEEP
+#undef LQ__CU_STAGES
+#undef LQ__CU_TABLES_MOST
+#undef LQ__CU_MASSES
+#undef LQ__CU_DECODED
+#undef LQ__CU_RANS_WARPS
+#undef LQ__CU_TABLE
+#undef LQ__CU_WORDS
+#undef LQ__CU_COLUMNS
+#undef LQ__CU_ESCAPE
 #undef LQ__CU_BOTH
 #undef LQ__CU_DEVICE
 #undef LQ__CU_TOKENS
@@ -5426,6 +7342,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_CLUSTER
+#undef LQ__CU_BEGINS
 #undef LQ__CU_MAGIC
 #undef LQ__CU_WARPS
 #undef LQ__CU_HALVES

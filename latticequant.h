@@ -57,6 +57,7 @@
      >>calibrate         the Karhunen-Loeve basis of a group
      >>page              the page codec
      >>rate              rate control: bits and errors of a step, groups that share bits
+     >>bits              who gets how many bits: water-filling, the best of a few widths
      >>writer            many pages in one file, the archive: writing, a group packed
      >>reader            archives read: opening, finding, a group unpacked
      >>tile              hot pages: fixed-width tiles, their layout, the table of their kernels
@@ -137,6 +138,8 @@
    Who gets how many bits
      lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
+     Of layers, heads or channels by how much they matter: lq_bits_fill, real bits by water-filling;
+     lq_bits_choose, the best of a few widths or of measured points.
    The coder alone, for integers of your own
      lq_tables_init, lq_rans_plan_init with a class for each row, lq_rans_encode, lq_rans_decode.
      Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. Rows that are not
@@ -1684,6 +1687,117 @@ enum { LQ_RATE_BITS = 1, LQ_RATE_ERROR = 2 };
    `target` or just below. LQ_E_ARG; LQ_E_RANGE: no step from 2^-20 to 2^20 reaches it. */
 LQ_API LQ_MUST int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *tables,
                                  int kind, double target);
+
+/* ---- bits: who gets how many ---- */
+/* What shares one width: the keys or the values of a layer, a head, a channel.
+     weight    what a unit of squared error of one number does to the total error, >= 0: 1, or as
+               measured (lq_sensitivity times lq_propagation)
+     variance  of its numbers, >= 0
+     count     of its numbers; default 0 means 1
+     low       least bits a number; default 0; LQ_BITS_FREE: none
+     high      most bits; default 0 means 500
+     errors    of lq_bits_choose: (choices) mean squared error of a number, as measured, of each
+               choice; default NULL: the variance times lq_bits_desc.curve
+     rates     of lq_bits_choose: (choices) bits that each choice takes, to the nearest 1/256;
+               default NULL: lq_bits_desc.widths
+     bits      out: a number
+     choice    out, of lq_bits_choose: which */
+#define LQ_BITS_FREE (-500.0)
+typedef struct lq_bits_component {
+    double weight;
+    double variance;
+    size_t count;
+    double low;
+    double high;
+    const double *errors;
+    const double *rates;
+    double bits;
+    size_t choice;
+} lq_bits_component;
+
+/* How lq_bits_choose searches: the best of all; or by falling gain a bit, which needs little memory
+   and misses at most the last step. */
+enum { LQ_BITS_EXACT = 1, LQ_BITS_GREEDY = 2 };
+
+/* What is asked for. All averages are over numbers: a component counts `count` times.
+     target       LQ_RATE_BITS: bits a number on average, at most; LQ_RATE_ERROR: weight times
+                  squared error of a number on average, at most, at the fewest bits. Above 0
+     kind         LQ_RATE_BITS (default 0) or LQ_RATE_ERROR
+     search       LQ_BITS_EXACT (default 0) or LQ_BITS_GREEDY
+     width_count  choices, 1 to 64
+     widths       (width_count) bits a number of each
+     curve        (width_count) squared error at a variance of 1 (Lloyd and Max: 0.3634, 0.1175,
+                  0.03454, 0.009497 at 1 to 4 bits); default NULL: constant 4^-width
+     constant     default 0 means 1; at high rates 2 pi e G of the quantizer: 1.423 of LQ_Z, 1.225
+                  of LQ_E8. No bit depends on it where errors and curve are NULL */
+typedef struct lq_bits_desc {
+    double target;
+    int kind;
+    int search;
+    size_t width_count;
+    const double *widths;
+    const double *curve;
+    double constant;
+} lq_bits_desc;
+
+/* What came out.
+     bits, error    a number, on average; error is weighted
+     uniform_bits, uniform_error
+                    the same of one width for all (where that is out of a component's bounds, the
+                    nearest in them) that meets the target; both 0 where there is none
+     bound          no choice has less error than that; LQ_RATE_ERROR: fewer bits
+     gain           arithmetic over geometric mean of weight * variance, or of weight * error * 4^
+                    bits where errors are given: how much less than of one width the error is
+                    without bounds. Components of 0 are left out
+     at_low, at_high  components at a bound
+     exact          1: nothing is better */
+typedef struct lq_bits_report {
+    double bits;
+    double error;
+    double uniform_bits;
+    double uniform_error;
+    double bound;
+    double gain;
+    size_t at_low;
+    size_t at_high;
+    int exact;
+} lq_bits_report;
+
+/* Reverse water-filling of Gaussian components: real bits, such that the sum of count * weight *
+   variance * constant * 4^-bits is least. Where no bound holds the weighted error is the same
+   everywhere: bits = 1/2 log2(weight variance) less a level. A component of weight or variance 0
+   gets its low, at least 0.
+     report  may be NULL
+   LQ_E_ARG: NULL, no component, a target or bounds that are not valid; LQ_E_DATA: a weight or
+   variance is negative, not finite or above 1e60; LQ_E_RANGE: the target cannot be met: bits and
+   report are the nearest that can. The same on every machine up to rounding. Source: Cover and
+   Thomas, "Elements of Information Theory", 10.3.3; LatticeQuant (2026), theorem 1. */
+LQ_API LQ_MUST int lq_bits_fill(lq_bits_component *components, size_t count,
+                                const lq_bits_desc *desc, lq_bits_report *report);
+
+/* The same with a few widths, or with measured errors and rates of any points to choose from: steps
+   of coded pages by lq_rate_of, say. Never worse than one width for all.
+     report  may be NULL
+   Errors as lq_bits_fill; LQ_E_ARG: also a component that has no choice in its bounds; LQ_E_DATA:
+   also errors, rates or a curve; LQ_E_SPACE. The same choices on every machine. Source: marginal
+   analysis, Fox 1966, where steps are alike and errors convex; elsewhere the multiple-choice
+   knapsack by dynamic programming (Kellerer, Pferschy and Pisinger 2004, chapter 11). */
+LQ_API LQ_MUST int lq_bits_choose(lq_bits_component *components, size_t count,
+                                  const lq_bits_desc *desc, lq_bits_report *report,
+                                  void *workspace, size_t workspace_bytes);
+
+/* 0: not valid, or more than there can be. LQ_BITS_EXACT: where steps differ or errors are not
+   convex about count * (bits that are shared out / their common unit) bytes. */
+LQ_API size_t lq_bits_choose_workspace_bytes(const lq_bits_component *components, size_t count,
+                                             const lq_bits_desc *desc);
+
+/* Fills in variance and count of components that lie side by side: heads, or channels (dims 1).
+     x         (tokens, count, dims)
+     centered  1: of the difference from each channel's mean; 0: the mean square
+   LQ_E_ARG: NULL, no tokens or dims; LQ_E_DATA: not finite. Bits of heads by their variance
+   (WarpQuant): this, weights of 1, then lq_bits_choose. */
+LQ_API LQ_MUST int lq_bits_variance(lq_bits_component *components, size_t count, const float *x,
+                                    size_t tokens, size_t dims, int centered);
 
 /* ---- weights of tokens: what will be looked at ---- */
 /* How the mean queries of a profile are asked.
@@ -20258,6 +20372,793 @@ LQ_API int lq_profile_expect(float *dst, const lq_profile *profile, const lq_geo
     if (status) return status;
     memset(dst, 0, sinks * sizeof *dst);
     lq__expect_weights(dst + sinks, w.sums, left, keys);
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>bits   who gets how many bits: reverse water-filling; the best of a few widths
+
+   A component of n numbers, weight w and variance v has the error n w v c 4^-b at b bits. The least
+   sum of errors at a sum of bits has one slope everywhere: b = h - level with h = 1/2 log2(w v), as
+   water stands at one level; a component whose b would be out of its bounds stays at the bound, and
+   the level is that of the rest (Kuhn and Tucker). Both sums go one way with the level: a bisection
+   finds it, and one step of Newton's method, exact as no bound lies between, the last bits.
+   Of a few points (bits, error) for each component the best are a multiple-choice knapsack. Steps
+   along the lower convex hulls of all components, steepest first, pass through points each of which
+   is the best at its bits (Fox 1966; Everett 1963). So the last is the best of all if it leaves no
+   bits, or fewer than any two choices differ by. Else dynamic programming decides: row[s] is the
+   least error of the components so far with s units above their cheapest, the unit being what all
+   differences of costs are multiples of.
+   Choices are the same everywhere: costs are integers, every error is a chain of single products
+   (LQ__APART: no compiler joins or reorders them), sums are taken term by term.
+   ============================================================================================== */
+#define LQ__BITS_CHOICES 64u
+#define LQ__BITS_BOUND 500.0  /* no component has more bits, or fewer than minus that */
+#define LQ__BITS_LEVEL 1200.0 /* heights are below 200 */
+#define LQ__BITS_SLACK 1e-12  /* of sums of floats */
+#define LQ__BITS_LARGEST 1e60
+
+/* log2 of a positive normal number to an ulp or two, exact for powers of two: the series of atanh
+   on [sqrt(1/2), sqrt(2)). */
+LQ__STATIC double lq__bits_log2(double x)
+{
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    u += 0x3ff0000000000000u - 0x3fe6a09e667f3bcdu;
+    double e = (double)((int32_t)(u >> 52) - 1023);
+    u = (u & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu;
+    double m;
+    memcpy(&m, &u, 8);
+    double z = (m - 1) / (m + 1);
+    double sum = 0;
+    for (int i = 21; i > 0; i -= 2) {
+        sum = sum * z * z + 1.0 / i;
+    }
+    return e + 2.8853900817779268 * z * sum;
+}
+
+/* 2^x to an ulp or two, exact for integers; 2^+-1000 beyond. */
+LQ__STATIC double lq__bits_exp2(double x)
+{
+    x = LQ__MAX(-1000.0, LQ__MIN(x, 1000.0));
+    int32_t n = (int32_t)(x + (x < 0 ? -0.5 : 0.5));
+    double f = (x - n) * 0.69314718055994531;
+    double sum = 1;
+    for (int i = 16; i > 0; i--) {
+        sum = 1 + sum * f / i;
+    }
+    return sum * lq__pow2_f64(n);
+}
+
+/* Whether a number is negative, not finite or too large: by its bits, which -ffast-math leaves. */
+LQ__STATIC int lq__bits_bad(double x)
+{
+    const double largest = LQ__BITS_LARGEST;
+    uint64_t u;
+    uint64_t most;
+    memcpy(&u, &x, 8);
+    memcpy(&most, &largest, 8);
+    return u > most && u != (uint64_t)1 << 63;
+}
+
+LQ__INLINE int lq__bits_zero(double x)
+{
+    return x < 1 / LQ__BITS_LARGEST;
+}
+
+LQ__INLINE size_t lq__bits_count(const lq_bits_component *c)
+{
+    return c->count ? c->count : 1;
+}
+
+LQ__INLINE double lq__bits_high(const lq_bits_component *c)
+{
+    return LQ__MIN(c->high > 0 || c->high < 0 ? c->high : LQ__BITS_BOUND, LQ__BITS_BOUND);
+}
+
+/* Checks what all functions take; *total becomes the numbers of all components, at most 2^44. */
+LQ__STATIC int lq__bits_check(const lq_bits_component *of, size_t count, const lq_bits_desc *desc,
+                              double *total)
+{
+    uint64_t sum = 0;
+    if (!of || count == 0 || !desc || lq__bits_bad(desc->target) || !(desc->target > 0) ||
+        (desc->kind && desc->kind != LQ_RATE_BITS && desc->kind != LQ_RATE_ERROR) ||
+        lq__bits_bad(desc->constant)) {
+        return LQ_E_ARG;
+    }
+    int status = LQ_OK;
+    for (size_t i = 0; i < count; i++) {
+        double low = of[i].low;
+        double high = of[i].high;
+        if (lq__bits_bad(low < 0 ? -low : low) || lq__bits_bad(high < 0 ? -high : high) ||
+            low < -LQ__BITS_BOUND || low > lq__bits_high(of + i)) {
+            return LQ_E_ARG;
+        }
+        uint64_t own = lq__bits_count(of + i);
+        if (own > (uint64_t)1 << 44) return LQ_E_ARG;
+        sum += own;
+        if (sum > (uint64_t)1 << 44) return LQ_E_ARG;
+        if (lq__bits_bad(of[i].weight) || lq__bits_bad(of[i].variance)) status = LQ_E_DATA;
+    }
+    *total = (double)sum;
+    return status;
+}
+
+LQ__INLINE double lq__bits_constant(const lq_bits_desc *desc)
+{
+    return lq__bits_zero(desc->constant) ? 1.0 : desc->constant;
+}
+
+/* ---- real bits ----
+   While a level is looked for, a component's `bits` is its height. */
+#define LQ__BITS_DRY (-1e30) /* height of a component that does not matter */
+
+typedef struct lq__fill {
+    lq_bits_component *of;
+    size_t count;
+    double constant; /* log2 */
+    int flat;        /* one width for all: all heights are taken for 0 */
+} lq__fill;
+
+/* Bits of a component at a level. */
+LQ__STATIC double lq__fill_bits(const lq__fill *f, const lq_bits_component *c, double level)
+{
+    int dry = c->bits <= LQ__BITS_DRY;
+    double high = lq__bits_high(c);
+    double low = dry ? LQ__MAX(c->low, LQ__MIN(high, 0.0)) : c->low;
+    double bits = f->flat ? -level : c->bits - level;
+    return LQ__MAX(low, LQ__MIN(bits, high));
+}
+
+/* Sums over all components at a level, times their counts.
+     loose, loose_error  of the numbers that no bound holds */
+typedef struct lq__fill_sums {
+    double bits;
+    double error;
+    double loose;
+    double loose_error;
+} lq__fill_sums;
+
+LQ__STATIC lq__fill_sums lq__fill_at(const lq__fill *f, double level)
+{
+    lq__fill_sums sums = {0, 0, 0, 0};
+    for (size_t i = 0; i < f->count; i++) {
+        const lq_bits_component *c = f->of + i;
+        double n = (double)lq__bits_count(c);
+        double bits = lq__fill_bits(f, c, level);
+        int dry = c->bits <= LQ__BITS_DRY;
+        double error = dry ? 0 : n * lq__bits_exp2(2 * (c->bits - bits) + f->constant);
+        int loose = !(f->flat && dry) && bits > c->low && bits < lq__bits_high(c);
+        sums.bits += n * bits;
+        sums.error += error;
+        sums.loose += loose ? n : 0;
+        sums.loose_error += loose ? error : 0;
+    }
+    return sums;
+}
+
+/* The level at which the sum of bits, or of errors, is `target`. LQ_E_RANGE: the nearest. */
+LQ__STATIC int lq__fill_level(const lq__fill *f, int by_error, double target, double *level)
+{
+    double low = -LQ__BITS_LEVEL; /* many bits, little error */
+    double high = LQ__BITS_LEVEL;
+    double most = target + target * LQ__BITS_SLACK;
+    lq__fill_sums sums = lq__fill_at(f, by_error ? low : high);
+    *level = by_error ? low : high;
+    if ((by_error ? sums.error : sums.bits) > most) return LQ_E_RANGE;
+    sums = lq__fill_at(f, by_error ? high : low);
+    *level = by_error ? high : low;
+    if ((by_error ? sums.error : sums.bits) <= most) return LQ_OK;
+    for (int i = 0; i < 64; i++) {
+        double middle = low + (high - low) / 2;
+        sums = lq__fill_at(f, middle);
+        if (by_error ? sums.error > target : sums.bits <= target) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    *level = by_error ? low : high;
+    sums = lq__fill_at(f, *level);
+    if (!by_error && sums.loose > 0) *level += (sums.bits - target) / sums.loose;
+    if (by_error && sums.loose_error > 0) {
+        double rest = (target - (sums.error - sums.loose_error)) / sums.loose_error;
+        if (rest > 0.5 && rest < 2) *level += 0.5 * lq__bits_log2(rest);
+    }
+    return LQ_OK;
+}
+
+/* Arithmetic over geometric mean of 4^height, of all numbers. */
+LQ__STATIC double lq__fill_gain(const lq__fill *f)
+{
+    double n = 0;
+    double sum = 0;
+    double height = 0;
+    for (size_t i = 0; i < f->count; i++) {
+        double own = (double)lq__bits_count(f->of + i);
+        if (f->of[i].bits <= LQ__BITS_DRY) continue;
+        n += own;
+        sum += own * lq__bits_exp2(2 * f->of[i].bits);
+        height += own * f->of[i].bits;
+    }
+    return n > 0 ? sum / n * lq__bits_exp2(-2 * height / n) : 1.0;
+}
+
+LQ_API int lq_bits_fill(lq_bits_component *components, size_t count, const lq_bits_desc *desc,
+                        lq_bits_report *report)
+{
+    double total;
+    int status = lq__bits_check(components, count, desc, &total);
+    if (status) return status;
+    lq__fill f = {components, count, lq__bits_log2(lq__bits_constant(desc)), 1};
+    int by_error = desc->kind == LQ_RATE_ERROR;
+    lq_bits_report r;
+    double level;
+    memset(&r, 0, sizeof r);
+    for (size_t i = 0; i < count; i++) {
+        lq_bits_component *c = components + i;
+        int dry = lq__bits_zero(c->weight) || lq__bits_zero(c->variance);
+        c->bits = LQ__BITS_DRY;
+        if (!dry) c->bits = 0.5 * (lq__bits_log2(c->weight) + lq__bits_log2(c->variance));
+    }
+    r.gain = lq__fill_gain(&f);
+    if (lq__fill_level(&f, by_error, desc->target * total, &level) == LQ_OK) {
+        lq__fill_sums flat = lq__fill_at(&f, level);
+        r.uniform_bits = flat.bits / total;
+        r.uniform_error = flat.error / total;
+    }
+    f.flat = 0;
+    status = lq__fill_level(&f, by_error, desc->target * total, &level);
+    lq__fill_sums sums = lq__fill_at(&f, level);
+    r.bits = sums.bits / total;
+    r.error = sums.error / total;
+    r.bound = by_error ? r.bits : r.error;
+    r.exact = !status;
+    for (size_t i = 0; i < count; i++) {
+        lq_bits_component *c = components + i;
+        c->bits = lq__fill_bits(&f, c, level);
+        r.at_low += c->bits <= c->low;
+        r.at_high += c->bits >= lq__bits_high(c);
+    }
+    if (report) *report = r;
+    return status;
+}
+
+/* ---- the best of a few choices ---- */
+/* The next point of a component's hull: how much error less for how much cost. */
+typedef struct lq__bits_step {
+    double less;
+    double slope;
+    uint64_t cost;
+    size_t choice;
+} lq__bits_step;
+
+/* A component's choices: costs in 1/256 bits, UINT64_MAX where one is out of its bounds; errors. */
+typedef struct lq__bits_points {
+    uint64_t cost[LQ__BITS_CHOICES];
+    double error[LQ__BITS_CHOICES];
+    size_t cheapest;
+    size_t dearest;
+    size_t count;
+} lq__bits_points;
+
+/* least, most  costs of the cheapest and of the dearest choices
+   unit         all differences of costs are multiples of that
+   alike        every step of a hull costs one unit
+   budget       beyond `least`, a multiple of the unit
+   left         of the budget
+   states       of a row; 0: none is needed */
+typedef struct lq__choose {
+    const lq_bits_desc *desc;
+    lq_bits_component *of;
+    size_t count;
+    double total;
+    double target;
+    uint64_t least;
+    uint64_t most;
+    uint64_t unit;
+    uint64_t budget;
+    uint64_t left;
+    size_t states;
+    int alike;
+    lq__bits_step *step; /* (count) */
+    size_t *heap;        /* (count) components by slope */
+    size_t heap_count;
+    double *rows;   /* (2, states) */
+    uint8_t *taken; /* (count, states) */
+    double bound;
+    int proven;
+} lq__choose;
+
+/* One product, rounded once. */
+LQ__APART double lq__bits_times(double a, double b)
+{
+    return a * b;
+}
+
+LQ__INLINE double lq__bits_rate(const lq__choose *w, size_t i, size_t k)
+{
+    return w->of[i].rates ? w->of[i].rates[k] : w->desc->widths[k];
+}
+
+/* A rate in 1/256 bits; whether that is not rounded. */
+LQ__INLINE uint64_t lq__bits_cost(double rate)
+{
+    return (uint64_t)(rate * 256 + 0.5);
+}
+
+LQ__INLINE int lq__bits_whole(double rate)
+{
+    double rest = rate * 256 - (double)lq__bits_cost(rate);
+    return !(rest < 0) && !(rest > 0);
+}
+
+LQ__STATIC double lq__bits_error(const lq__choose *w, size_t i, size_t k)
+{
+    const lq_bits_component *c = w->of + i;
+    double error = c->errors ? c->errors[k] : c->variance;
+    if (!c->errors && w->desc->curve) {
+        error = lq__bits_times(error, w->desc->curve[k]);
+    } else if (!c->errors) {
+        error = lq__bits_times(error, lq__bits_exp2(-2 * lq__bits_rate(w, i, k)));
+        error = lq__bits_times(error, lq__bits_constant(w->desc));
+    }
+    return lq__bits_times(lq__bits_times(error, c->weight), (double)lq__bits_count(c));
+}
+
+LQ__STATIC void lq__bits_points_of(lq__bits_points *p, const lq__choose *w, size_t i)
+{
+    const lq_bits_component *c = w->of + i;
+    p->count = 0;
+    p->cheapest = 0;
+    p->dearest = 0;
+    for (size_t k = 0; k < w->desc->width_count; k++) {
+        double rate = lq__bits_rate(w, i, k);
+        p->cost[k] = UINT64_MAX;
+        p->error[k] = 0;
+        if (rate < c->low || rate > lq__bits_high(c)) continue;
+        p->cost[k] = lq__bits_count(c) * lq__bits_cost(rate);
+        p->error[k] = lq__bits_error(w, i, k);
+        size_t a = p->cheapest;
+        if (!p->count || p->cost[k] < p->cost[a] ||
+            (p->cost[k] == p->cost[a] && p->error[k] < p->error[a])) {
+            p->cheapest = k;
+        }
+        if (!p->count || p->cost[k] > p->cost[p->dearest]) p->dearest = k;
+        p->count++;
+    }
+}
+
+/* The step along the hull from a choice; 0: no dearer one has less error. */
+LQ__STATIC int lq__bits_step_of(lq__bits_step *step, const lq__bits_points *p, size_t choices,
+                                size_t from)
+{
+    int any = 0;
+    for (size_t k = 0; k < choices; k++) {
+        if (p->cost[k] == UINT64_MAX || p->cost[k] <= p->cost[from] ||
+            !(p->error[k] < p->error[from])) {
+            continue;
+        }
+        uint64_t cost = p->cost[k] - p->cost[from];
+        double less = p->error[from] - p->error[k];
+        double slope = less / (double)cost;
+        if (any && (slope < step->slope || (slope <= step->slope && cost >= step->cost))) continue;
+        step->less = less;
+        step->slope = slope;
+        step->cost = cost;
+        step->choice = k;
+        any = 1;
+    }
+    return any;
+}
+
+LQ__STATIC uint64_t lq__bits_gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Costs of all components together; whether each has a choice. */
+LQ__STATIC int lq__choose_costs(lq__choose *w)
+{
+    lq__bits_points p;
+    lq__bits_step step;
+    uint64_t longest = 0;
+    w->unit = 0;
+    w->least = 0;
+    w->most = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        if (!p.count) return LQ_E_ARG;
+        for (size_t k = 0; k < w->desc->width_count; k++) {
+            if (p.cost[k] != UINT64_MAX) {
+                w->unit = lq__bits_gcd(w->unit, p.cost[k] - p.cost[p.cheapest]);
+            }
+        }
+        for (size_t k = p.cheapest; lq__bits_step_of(&step, &p, w->desc->width_count, k);) {
+            longest = LQ__MAX(longest, step.cost);
+            k = step.choice;
+        }
+        w->least += p.cost[p.cheapest];
+        w->most += p.cost[p.dearest];
+    }
+    w->unit = w->unit ? w->unit : 1;
+    w->alike = longest <= w->unit;
+    return LQ_OK;
+}
+
+/* Checks a request; costs, the budget, how many states there are. */
+LQ__STATIC int lq__choose_init(lq__choose *w, lq_bits_component *of, size_t count,
+                               const lq_bits_desc *desc)
+{
+    memset(w, 0, sizeof *w);
+    int status = lq__bits_check(of, count, desc, &w->total);
+    if (status == LQ_E_ARG || desc->width_count == 0 || desc->width_count > LQ__BITS_CHOICES ||
+        (desc->search && desc->search != LQ_BITS_EXACT && desc->search != LQ_BITS_GREEDY)) {
+        return LQ_E_ARG;
+    }
+    int bad = 0;
+    int rounded = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double *rates = of[i].rates ? of[i].rates : desc->widths;
+        if (!rates) return LQ_E_ARG;
+        for (size_t k = 0; k < desc->width_count; k++) {
+            bad |= lq__bits_bad(rates[k]) || rates[k] > LQ__BITS_BOUND;
+            rounded |= !bad && !lq__bits_whole(rates[k]);
+            bad |= of[i].errors && lq__bits_bad(of[i].errors[k]);
+            bad |= desc->curve && lq__bits_bad(desc->curve[k]);
+        }
+    }
+    if (status || bad) return LQ_E_DATA;
+    w->desc = desc;
+    w->of = of;
+    w->count = count;
+    w->target = desc->target * w->total;
+    status = lq__choose_costs(w);
+    if (status) return status;
+    uint64_t states = (w->most - w->least) / w->unit;
+    if (desc->kind != LQ_RATE_ERROR) {
+        double target = LQ__MIN(desc->target, LQ__BITS_BOUND) * 256;
+        double up = (double)(uint64_t)(target + 0.5);
+        if (rounded) target = LQ__MAX(target, up); /* as rates are */
+        uint64_t all = (uint64_t)(target * w->total + 0.015625);
+        status = all < w->least ? LQ_E_RANGE : LQ_OK;
+        w->budget = status ? 0 : (all - w->least) / w->unit * w->unit;
+        states = LQ__MIN(states, w->budget / w->unit);
+    }
+    if (desc->search != LQ_BITS_GREEDY && !w->alike) {
+        w->states = states >= SIZE_MAX ? SIZE_MAX : (size_t)states + 1;
+    }
+    return status;
+}
+
+LQ__STATIC void lq__choose_place(lq__choose *w, lq__arena *a)
+{
+    size_t pairs;
+    size_t all;
+    if (!lq__mul_ok(&pairs, 2, w->states)) pairs = SIZE_MAX;
+    if (!lq__mul_ok(&all, w->count, w->states)) all = SIZE_MAX;
+    w->step = (lq__bits_step *)lq__arena_array(a, w->count, sizeof *w->step);
+    w->heap = (size_t *)lq__arena_array(a, w->count, sizeof *w->heap);
+    w->rows = (double *)lq__arena_array(a, pairs, sizeof *w->rows);
+    w->taken = (uint8_t *)lq__arena_array(a, all, 1);
+}
+
+LQ_API size_t lq_bits_choose_workspace_bytes(const lq_bits_component *components, size_t count,
+                                             const lq_bits_desc *desc)
+{
+    lq__choose w;
+    lq__arena a = lq__arena_dry();
+    /* of the components only what is asked is read */
+    int status = lq__choose_init(&w, (lq_bits_component *)(uintptr_t)components, count, desc);
+    if (status && status != LQ_E_RANGE) return 0;
+    lq__choose_place(&w, &a);
+    return lq__arena_bytes(&a);
+}
+
+/* ---- one width for all ---- */
+/* The choice of a component that is nearest to a width. */
+LQ__STATIC size_t lq__bits_nearest(const lq__choose *w, const lq__bits_points *p, size_t i,
+                                   double width)
+{
+    size_t best = p->cheapest;
+    double least = 2 * LQ__BITS_BOUND;
+    for (size_t k = 0; k < w->desc->width_count; k++) {
+        double far = lq__bits_rate(w, i, k) - width;
+        far = far < 0 ? -far : far;
+        if (p->cost[k] != UINT64_MAX && far < least) {
+            best = k;
+            least = far;
+        }
+    }
+    return best;
+}
+
+/* The best choice for all of them; width_count: none meets the target. */
+LQ__STATIC size_t lq__choose_uniform(const lq__choose *w, lq_bits_report *r)
+{
+    size_t choices = w->desc->width_count;
+    size_t best = choices;
+    lq__bits_points p;
+    for (size_t k = 0; k < choices; k++) {
+        uint64_t cost = 0;
+        double bits = 0;
+        double error = 0;
+        for (size_t i = 0; i < w->count; i++) {
+            lq__bits_points_of(&p, w, i);
+            size_t own = p.cost[k] != UINT64_MAX
+                             ? k
+                             : lq__bits_nearest(w, &p, i, lq__bits_rate(w, i, k));
+            cost += p.cost[own];
+            bits += (double)lq__bits_count(w->of + i) * lq__bits_rate(w, i, own);
+            error += p.error[own];
+        }
+        int by_error = w->desc->kind == LQ_RATE_ERROR;
+        int meets = by_error ? error <= w->target + w->target * LQ__BITS_SLACK
+                             : cost - w->least <= w->budget;
+        int better = best == choices || (by_error ? bits / w->total < r->uniform_bits
+                                                  : error / w->total < r->uniform_error);
+        if (meets && better) {
+            best = k;
+            r->uniform_bits = bits / w->total;
+            r->uniform_error = error / w->total;
+        }
+    }
+    return best;
+}
+
+LQ__STATIC void lq__choose_one_width(lq__choose *w, size_t k)
+{
+    lq__bits_points p;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        w->of[i].choice =
+            p.cost[k] != UINT64_MAX ? k : lq__bits_nearest(w, &p, i, lq__bits_rate(w, i, k));
+    }
+}
+
+/* ---- by falling slope ---- */
+LQ__INLINE int lq__bits_before(const lq__choose *w, size_t a, size_t b)
+{
+    double x = w->step[a].slope;
+    double y = w->step[b].slope;
+    return x > y || (x >= y && a < b);
+}
+
+/* Moves what is at `at` down to its place. */
+LQ__STATIC void lq__choose_sift(lq__choose *w, size_t at)
+{
+    size_t *heap = w->heap;
+    for (size_t child = 2 * at + 1; child < w->heap_count; child = 2 * at + 1) {
+        if (child + 1 < w->heap_count && lq__bits_before(w, heap[child + 1], heap[child])) child++;
+        if (!lq__bits_before(w, heap[child], heap[at])) return;
+        size_t up = heap[child];
+        heap[child] = heap[at];
+        heap[at] = up;
+        at = child;
+    }
+}
+
+LQ__STATIC double lq__choose_error(const lq__choose *w)
+{
+    lq__bits_points p;
+    double error = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        error += p.error[w->of[i].choice];
+    }
+    return error;
+}
+
+/* All at their cheapest; their next steps as a heap. */
+LQ__STATIC void lq__choose_start(lq__choose *w)
+{
+    lq__bits_points p;
+    w->left = w->budget;
+    w->heap_count = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        w->of[i].choice = p.cheapest;
+        if (lq__bits_step_of(w->step + i, &p, w->desc->width_count, p.cheapest)) {
+            w->heap[w->heap_count++] = i;
+        }
+    }
+    for (size_t at = w->heap_count / 2; at > 0; at--) {
+        lq__choose_sift(w, at - 1);
+    }
+}
+
+/* Takes step after step, the steepest first, until the target is met or the budget spent. The sum
+   of errors is taken anew whenever it has fallen much, so that its last bits stay right. */
+LQ__STATIC void lq__choose_greedy(lq__choose *w)
+{
+    int by_error = w->desc->kind == LQ_RATE_ERROR;
+    lq__bits_points p;
+    lq__choose_start(w);
+    double error = lq__choose_error(w);
+    double fresh = error;
+    uint64_t spent = w->least;
+    w->proven = 1;
+    w->bound = by_error ? (double)spent / 256 : -1;
+    while (w->heap_count && !(by_error && error <= w->target + w->target * LQ__BITS_SLACK)) {
+        size_t i = w->heap[0];
+        const lq__bits_step *step = w->step + i;
+        int fits = by_error || step->cost <= w->left;
+        if (!fits && w->left && w->proven) { /* a part of that step bounds what is left to gain */
+            w->bound = error - step->slope * (double)w->left;
+            w->proven = 0;
+        }
+        if (by_error) {
+            double part = LQ__MIN((error - w->target) / step->less, 1.0);
+            w->bound = ((double)spent + part * (double)step->cost) / 256;
+            w->proven = step->cost == w->unit || part >= 1;
+        }
+        if (fits) {
+            w->of[i].choice = step->choice;
+            w->left -= by_error ? 0 : step->cost;
+            spent += step->cost;
+            error -= step->less;
+            if (error < fresh / 16) error = fresh = lq__choose_error(w);
+            lq__bits_points_of(&p, w, i);
+            fits = lq__bits_step_of(w->step + i, &p, w->desc->width_count, w->of[i].choice);
+        }
+        if (!fits) w->heap[0] = w->heap[--w->heap_count];
+        lq__choose_sift(w, 0);
+    }
+}
+
+/* ---- the best of all ---- */
+LQ__STATIC void lq__choose_exact(lq__choose *w)
+{
+    size_t states = w->states;
+    double *row = w->rows;
+    double *next = w->rows + states;
+    lq__bits_points p;
+    for (size_t s = 0; s < states; s++) {
+        row[s] = 0;
+    }
+    for (size_t i = 0; i < w->count; i++) {
+        uint8_t *taken = w->taken + i * states;
+        lq__bits_points_of(&p, w, i);
+        memset(taken, (int)p.cheapest, states);
+        for (size_t s = 0; s < states; s++) {
+            next[s] = row[s] + p.error[p.cheapest];
+        }
+        for (size_t k = 0; k < w->desc->width_count; k++) {
+            uint64_t more = p.cost[k] - p.cost[p.cheapest];
+            if (p.cost[k] == UINT64_MAX || more / w->unit >= states) continue;
+            for (size_t s = (size_t)(more / w->unit), from = 0; s < states; s++, from++) {
+                double error = row[from] + p.error[k];
+                if (error < next[s]) {
+                    next[s] = error;
+                    taken[s] = (uint8_t)k;
+                }
+            }
+        }
+        double *other = row;
+        row = next;
+        next = other;
+    }
+    size_t s = states - 1;
+    if (w->desc->kind == LQ_RATE_ERROR) {
+        while (s && row[s - 1] <= w->target + w->target * LQ__BITS_SLACK) {
+            s--;
+        }
+    }
+    for (size_t i = w->count; i-- > 0;) {
+        size_t k = w->taken[i * states + s];
+        lq__bits_points_of(&p, w, i);
+        s -= (size_t)((p.cost[k] - p.cost[p.cheapest]) / w->unit);
+        w->of[i].choice = k;
+    }
+    w->proven = 1;
+}
+
+/* What the choices come to. */
+LQ__STATIC void lq__choose_sum(lq__choose *w, lq_bits_report *r)
+{
+    r->bits = 0;
+    r->error = 0;
+    r->at_low = 0;
+    r->at_high = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq_bits_component *c = w->of + i;
+        lq__bits_points p;
+        lq__bits_points_of(&p, w, i);
+        c->bits = lq__bits_rate(w, i, c->choice);
+        r->bits += (double)lq__bits_count(c) * c->bits;
+        r->error += p.error[c->choice];
+        r->at_low += p.cost[c->choice] == p.cost[p.cheapest];
+        r->at_high += p.cost[c->choice] == p.cost[p.dearest];
+    }
+    r->bits /= w->total;
+    r->error /= w->total;
+}
+
+/* The gain of variances, or of what errors say of them at a choice for all. */
+LQ__STATIC double lq__choose_gain(const lq__choose *w, size_t k)
+{
+    double n = 0;
+    double sum = 0;
+    double height = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        const lq_bits_component *c = w->of + i;
+        double own = (double)lq__bits_count(c);
+        double v = c->errors ? c->errors[k] : c->variance;
+        if (lq__bits_zero(c->weight) || lq__bits_zero(v)) continue;
+        double h = lq__bits_log2(c->weight) + lq__bits_log2(v);
+        h += c->errors ? 2 * lq__bits_rate(w, i, k) : 0;
+        n += own;
+        sum += own * lq__bits_exp2(h);
+        height += own * h;
+    }
+    return n > 0 ? sum / n * lq__bits_exp2(-height / n) : 1.0;
+}
+
+LQ_API int lq_bits_choose(lq_bits_component *components, size_t count, const lq_bits_desc *desc,
+                          lq_bits_report *report, void *workspace, size_t workspace_bytes)
+{
+    lq__choose w;
+    int status = lq__choose_init(&w, components, count, desc);
+    if (status && status != LQ_E_RANGE) return status;
+    lq__arena dry = lq__arena_dry();
+    lq__choose_place(&w, &dry);
+    if (!workspace) return LQ_E_ARG;
+    if (!lq__arena_bytes(&dry) || workspace_bytes < lq__arena_bytes(&dry)) return LQ_E_SPACE;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__choose_place(&w, &arena);
+    int by_error = desc->kind == LQ_RATE_ERROR;
+    size_t choices = desc->width_count;
+    lq_bits_report r;
+    memset(&r, 0, sizeof r);
+    size_t uniform = status ? choices : lq__choose_uniform(&w, &r);
+    r.gain = lq__choose_gain(&w, uniform < choices ? uniform : 0);
+    lq__choose_greedy(&w);
+    lq__choose_sum(&w, &r);
+    if (by_error && r.error * w.total > w.target + w.target * 2 * LQ__BITS_SLACK) {
+        status = LQ_E_RANGE;
+    } else if (!status && !w.proven && w.states) {
+        lq__choose_exact(&w);
+        lq__choose_sum(&w, &r);
+    }
+    if (uniform < choices && (by_error ? r.uniform_bits < r.bits : r.uniform_error < r.error) &&
+        !w.proven) {
+        lq__choose_one_width(&w, uniform);
+        lq__choose_sum(&w, &r);
+    }
+    r.exact = !status && w.proven;
+    r.bound = w.proven ? (by_error ? r.bits : r.error) : w.bound / w.total;
+    if (report) *report = r;
+    return status;
+}
+
+/* ---- variances ---- */
+LQ_API int lq_bits_variance(lq_bits_component *components, size_t count, const float *x,
+                            size_t tokens, size_t dims, int centered)
+{
+    if (!components || !x || count == 0 || tokens == 0 || dims == 0) return LQ_E_ARG;
+    for (size_t i = 0; i < count * dims * tokens; i++) {
+        if (!lq__finite_bits(lq__bits_of_f32(x[i]))) return LQ_E_DATA;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double squares = 0;
+        for (size_t d = i * dims; d < (i + 1) * dims; d++) {
+            double mean = 0;
+            for (size_t t = 0; centered && t < tokens; t++) {
+                mean += (double)x[t * count * dims + d] / (double)tokens;
+            }
+            for (size_t t = 0; t < tokens; t++) {
+                double v = (double)x[t * count * dims + d] - mean;
+                squares += v * v;
+            }
+        }
+        components[i].variance = squares / ((double)tokens * (double)dims);
+        components[i].count = dims;
+    }
     return LQ_OK;
 }
 
@@ -40764,6 +41665,12 @@ static lq__blocks_kernel lq__leech_of_level(void)
 #undef LQ__EXPECT_Q
 #undef LQ__EXPECT_MOST
 #undef LQ__RATE_MEASURED
+#undef LQ__BITS_CHOICES
+#undef LQ__BITS_BOUND
+#undef LQ__BITS_LEVEL
+#undef LQ__BITS_SLACK
+#undef LQ__BITS_LARGEST
+#undef LQ__BITS_DRY
 #undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q
 #undef LQ__DENSE_EXPONENT

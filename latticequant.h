@@ -58,6 +58,7 @@
      >>page              the page codec
      >>rate              rate control: bits and errors of a step, groups that share bits
      >>bits              who gets how many bits: water-filling, the best of a few widths
+     >>distortion        what errors of keys and values do: sensitivity, directions, dither
      >>writer            many pages in one file, the archive: writing, a group packed
      >>reader            archives read: opening, finding, a group unpacked
      >>tile              hot pages: fixed-width tiles, their layout, the table of their kernels
@@ -140,6 +141,8 @@
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
      Of layers, heads or channels by how much they matter: lq_bits_fill, real bits by water-filling;
      lq_bits_choose, the best of a few widths or of measured points.
+     How much they matter, and what errors do: lq_sensitivity_of, lq_propagation, lq_directional_of,
+     lq_isotropy_of. Dither of a lattice's cell, subtractive or not: lq_dither_nearest, _point.
    The coder alone, for integers of your own
      lq_tables_init, lq_rans_plan_init with a class for each row, lq_rans_encode, lq_rans_decode.
      Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. Rows that are not
@@ -1798,6 +1801,217 @@ LQ_API size_t lq_bits_choose_workspace_bytes(const lq_bits_component *components
    (WarpQuant): this, weights of 1, then lq_bits_choose. */
 LQ_API LQ_MUST int lq_bits_variance(lq_bits_component *components, size_t count, const float *x,
                                     size_t tokens, size_t dims, int centered);
+
+/* ---- distortion: what an error in keys and values does ---- */
+/* One kv head's queries, keys and values as they meet in attention: RoPE applied.
+     q         (heads, queries, dims) of all query heads that share the kv head
+     k         (tokens, dims)
+     v         (tokens, v_dims)
+     k_error   (tokens, dims) what the cache's keys differ by; NULL: none
+     v_error   (tokens, v_dims); NULL: none
+     v_noise   (tokens) variance of each token's values' noise, in any unit; NULL: all alike
+     heads     default 0 means 1
+     v_dims    default 0 means dims
+     first     query i sees tokens 0 .. first + i, which are tokens
+     scale     of logits; default 0 means 1 / sqrt(dims) */
+typedef struct lq_sensitivity_desc {
+    const float *q;
+    const float *k;
+    const float *v;
+    const float *k_error;
+    const float *v_error;
+    const float *v_noise;
+    size_t heads;
+    size_t queries;
+    size_t tokens;
+    size_t dims;
+    size_t v_dims;
+    size_t first;
+    float scale;
+} lq_sensitivity_desc;
+
+/* How bad a logit's noise is, by its effective variance: below 0.1, below 1, or more. */
+enum { LQ_RISK_SAFE = 1, LQ_RISK_MODERATE = 2, LQ_RISK_CRITICAL = 3 };
+
+/* Why: queries are long (above 3), keys' errors are large (above 0.6), a channel has ten times the
+   mean variance. */
+enum { LQ_CAUSE_QUERY = 1, LQ_CAUSE_NOISE = 2, LQ_CAUSE_OUTLIER = 4 };
+
+/* Means are over queries; a_k are a query's attention weights, mu the sum of a_k v_k.
+     eta_k, eta_v    squared error of an output number by a unit of squared error of a key's, of a
+                     value's: scale^2 |q|^2 sum a_k^2 |v_k - mu|^2 / v_dims; sum a_k^2 (with
+                     v_noise: times its share of the mean)
+     seen            1 / mean of sum a_k^2: tokens that count
+     query           scale^2 |q|^2
+     outlier         largest over mean variance of a channel of k
+   With errors:
+     k_part, v_part  eta times the mean squared error: what they should do to an output number
+     k_share         k_part / (k_part + v_part)
+     measured        what both together do
+     logit_variance  sigma^2_delta: variance over tokens of what k_error does to a query's logits
+     effective       logit_variance (1 - 1 / seen)
+     bound           (exp(logit_variance) - 1) times the largest eigenvalue of v's covariance: of an
+                     output's squared error by k_error, where logits' noise is Gaussian and
+                     attention even
+     risk, causes    LQ_RISK_*, LQ_CAUSE_*, the latter where it is not safe
+     key_bits        for a logit variance of 0.5 at most, if these were 4 bits: 4 to 8 */
+typedef struct lq_sensitivity {
+    double eta_k;
+    double eta_v;
+    double seen;
+    double query;
+    double outlier;
+    double k_part;
+    double v_part;
+    double k_share;
+    double measured;
+    double logit_variance;
+    double effective;
+    double bound;
+    int risk;
+    uint32_t causes;
+    int key_bits;
+} lq_sensitivity;
+
+/* LQ_E_ARG: NULL, no queries, tokens or dims, first + queries above tokens; LQ_E_SPACE; LQ_E_DATA:
+   not finite, v_noise negative; LQ_E_INTERNAL: the eigenvalues did not converge. The weight of a
+   layer's keys in lq_bits_component: the mean of its heads' eta_k, times lq_propagation. Sums of
+   doubles: the same on every machine up to rounding, as all below. Source: LatticeQuant (2026),
+   theorem 1 and its diagnosis of keys. */
+LQ_API LQ_MUST int lq_sensitivity_of(lq_sensitivity *out, const lq_sensitivity_desc *desc,
+                                     void *workspace, size_t workspace_bytes);
+LQ_API size_t lq_sensitivity_workspace_bytes(const lq_sensitivity_desc *desc);
+
+/* Risk, causes and key_bits of logit_variance, effective, query and outlier. */
+LQ_API void lq_sensitivity_judge(lq_sensitivity *out);
+
+/* Gamma: how much of a noise reaches the model's end. |noisy - clean|^2 / |noise|^2.
+     clean, noisy  (count) the end's hidden states without and with the noise
+     noise         (noise_count) what was added in a layer
+   LQ_E_ARG: NULL, no numbers, no noise; LQ_E_DATA: not finite. */
+LQ_API LQ_MUST int lq_propagation(double *gamma, const float *clean, const float *noisy,
+                                  size_t count, const float *noise, size_t noise_count);
+
+/* Where errors point and where it matters. M is the mean of s s', Sigma that of e e'.
+     first          sum of s'e: the first-order change of the loss (theorem A). The rest is at most
+                    the second derivative's part and, of third order, B / 6 times norm^3
+     norm           of all errors
+     risk           tr(M Sigma): mean squared s'e of errors that are independent of s
+     error          tr(Sigma): what a mean squared error sees
+     centered       tr(M Sigma) of errors less their mean
+     drift          |risk - centered| / risk: what the errors' bias does
+     low, high      bounds of risk by the eigenvalues alone: sum of a_i b_(d+1-i), sum of a_i b_i
+                    (Hardy, Littlewood and Polya)
+     position       (risk - low) / (high - low)
+     isotropic      tr(M) tr(Sigma) / d: the risk in a random basis
+     s_top, e_top   largest eigenvalue over trace */
+typedef struct lq_directional {
+    double first;
+    double norm;
+    double risk;
+    double error;
+    double centered;
+    double drift;
+    double low;
+    double high;
+    double position;
+    double isotropic;
+    double s_top;
+    double e_top;
+} lq_directional;
+
+/* Of samples.
+     s         (tokens, dims) gradient of the loss
+     e         (tokens, dims) error
+     s_values, e_values  (dims) eigenvalues of M and of Sigma, falling; may be NULL
+   LQ_E_ARG; LQ_E_SPACE; LQ_E_DATA: not finite; LQ_E_INTERNAL: the eigenvalues did not converge.
+   Source: LatticeQuant (2026), "Directional distortion theory", theorems A and C. */
+LQ_API LQ_MUST int lq_directional_of(lq_directional *out, double *s_values, double *e_values,
+                                     const float *s, const float *e, size_t tokens, size_t dims,
+                                     void *workspace, size_t workspace_bytes);
+LQ_API size_t lq_directional_workspace_bytes(size_t dims);
+
+/* How much the risk depends on the basis (theorem C): least and largest tr(M U Sigma U') of `count`
+   random rotations U, and (most - least) / isotropic: 0 only where Sigma is a multiple of I.
+     s_values, e_values  (dims) eigenvalues of M and of Sigma: no more of them is needed
+   LQ_E_ARG; LQ_E_SPACE; LQ_E_DATA: negative, not finite. Source: Stewart 1980, "The efficient
+   generation of random orthogonal matrices". */
+typedef struct lq_isotropy {
+    double least;
+    double most;
+    double range;
+} lq_isotropy;
+
+LQ_API LQ_MUST int lq_isotropy_of(lq_isotropy *out, const double *s_values, const double *e_values,
+                                  size_t dims, size_t count, uint64_t seed, void *workspace,
+                                  size_t workspace_bytes);
+LQ_API size_t lq_isotropy_workspace_bytes(size_t dims);
+
+/* Dims sorted for blocks that share a scale: by falling mean square, so that a block's are alike.
+     order    (dims) out: the dim that comes first, second ..
+     squares  (dims) out: mean square of each dim
+     x        (tokens, dims)
+     mean_before, most_before, mean_after, most_after
+              arithmetic over geometric mean of the squares in blocks of `block`: mean and largest
+   LQ_E_ARG: also dims not a multiple of block; LQ_E_DATA. Source: LatticeQuant (2026), CABA. */
+typedef struct lq_caba {
+    double mean_before;
+    double most_before;
+    double mean_after;
+    double most_after;
+} lq_caba;
+
+LQ_API LQ_MUST int lq_caba_of(lq_caba *out, size_t *order, double *squares, const float *x,
+                              size_t tokens, size_t dims, size_t block);
+
+/* ---- dither ---- */
+/* The cells a dither is uniform in: LQ_Z, LQ_D4, LQ_E8 and that of the Leech lattice. */
+enum { LQ_CELL_LEECH = 24 };
+
+/* Numbers of a cell: 1, 4, 8, 24; 0 if unknown. Mean squared error of a number in it, in steps^2:
+   1/12, 13/120, 929/12960, 0.0657710; the same in every direction. */
+LQ_API size_t lq_cell_dims(int cell);
+LQ_API double lq_cell_moment(int cell);
+
+/* LQ_DITHER_SUBTRACTIVE: what is added before rounding is taken away again: the error is uniform in
+   the cell, whatever the number (Zamir and Feder 1996; the "crypto lemma").
+   LQ_DITHER_ADDED: stays added: the error's mean is 0, its variance depends on the number, on
+   average it is twice as large.
+   LQ_DITHER_TWICE: the sum of two is added: variance 3 times that, whatever the number (Lipshitz,
+   Wannamaker and Vanderkooy 1992). */
+enum { LQ_DITHER_SUBTRACTIVE = 1, LQ_DITHER_ADDED = 2, LQ_DITHER_TWICE = 3 };
+
+/* Dither: numbers of a seed, the same on every machine.
+     step   of the lattice
+     cell   LQ_Z, LQ_D4, LQ_E8 or LQ_CELL_LEECH
+     kind   LQ_DITHER_*; default 0: none
+     first  place of the first number in the whole, a multiple of lq_cell_dims: any run of it can be
+            read by itself */
+typedef struct lq_dither {
+    float step;
+    int cell;
+    int kind;
+    uint64_t seed;
+    uint64_t first;
+} lq_dither;
+
+/* The dither itself, (count) in steps. LQ_E_ARG. */
+LQ_API LQ_MUST int lq_dither_values(float *dst, size_t count, const lq_dither *dither);
+
+/* Nearest points of src and its dither, as lq_lattice_nearest or lq_leech_nearest makes them, with
+   their errors; lq_dither_point is the other way. The same points on every machine. */
+LQ_API LQ_MUST int lq_dither_nearest(int16_t *points, const float *src, size_t count,
+                                     const lq_dither *dither);
+LQ_API LQ_MUST int lq_dither_point(float *dst, const int16_t *points, size_t count,
+                                   const lq_dither *dither);
+
+/* Variance of the sum of all s'e where errors of tokens are independent, with mean 0 and the same
+   variance in every direction: sum of variance_t |s_t|^2, no more terms (theorem B). Of dithered
+   tokens the variance is lq_cell_moment times step^2.
+     s  (tokens, dims)
+   LQ_E_ARG; LQ_E_DATA: not finite, negative. */
+LQ_API LQ_MUST int lq_variance_sum(double *sum, const float *s, const float *variances,
+                                   size_t tokens, size_t dims);
 
 /* ---- weights of tokens: what will be looked at ---- */
 /* How the mean queries of a profile are asked.
@@ -21158,6 +21372,729 @@ LQ_API int lq_bits_variance(lq_bits_component *components, size_t count, const f
         }
         components[i].variance = squares / ((double)tokens * (double)dims);
         components[i].count = dims;
+    }
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>distortion   what errors of keys and values do: sensitivity, directions, dither
+
+   An output is mu = sum a_k v_k. Errors f_k of values add sum a_k f_k; errors e_k of keys move
+   logits by d_k = scale q'e_k and so weights by a_k (d_k - sum a_j d_j): to first order the output
+   moves by sum a_k d_k (v_k - mu). White noise of variance D of a number gives eta_v D and eta_k D
+   (LatticeQuant, theorem 1): >>api has the formulas.
+   First-order change of a loss with gradient s: s'e. Its mean square over errors that do not depend
+   on s is tr(M Sigma). In a basis in which nothing is known of M only Sigma = sigma^2 I is safe: by
+   Hardy, Littlewood and Polya tr(M U Sigma U') lies between the sums of products of eigenvalues in
+   opposite and in the same order, and both are reached.
+   Dither: v uniform in a box of side b with b Z^n a sublattice, then v less its nearest point is
+   uniform in the cell around 0: b = 1 of Z, 2 of D4 and E8, sqrt(8) of the Leech lattice. For any x
+   then Q(x + u) - u - x is uniform in the cell, too, and mirrored (Zamir and Feder 1996). Cells of
+   these lattices have the second moment G I (their symmetries mix all directions), so s'e has the
+   variance G |s|^2; many tokens add theirs, without mixed terms.
+   ============================================================================================== */
+/* ---- random numbers by place ---- */
+/* SplitMix64's output function (Steele, Lea and Flood 2014) of a seed and a place. */
+LQ__INLINE uint64_t lq__noise(uint64_t seed, uint64_t place)
+{
+    uint64_t z = seed + (place + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* Gaussian, of variance 1 (Box and Muller 1958). */
+LQ__STATIC double lq__noise_gauss(uint64_t seed, uint64_t place)
+{
+    uint64_t bits = lq__noise(seed, place);
+    double u = ((double)(bits >> 32) + 0.5) / 4294967296.0;
+    int32_t sine;
+    int32_t cosine;
+    lq__sincos_q30((uint32_t)bits, &sine, &cosine);
+    return lq__sqrt_f64(-1.3862943611198906 * lq__bits_log2(u)) * cosine / 1073741824.0;
+}
+
+/* ---- sums ---- */
+LQ__STATIC int lq__all_finite(const float *x, size_t count)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; x && i < count; i++) {
+        most = LQ__MAX(most, lq__bits_of_f32(x[i]) & 0x7fffffffu);
+    }
+    return lq__finite_bits(most);
+}
+
+LQ__STATIC double lq__dot_floats(const float *x, const float *y, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += (double)x[i] * (double)y[i];
+    }
+    return sum;
+}
+
+/* c (dims, dims) = the mean of x x' over tokens; less that of the means, where there are such. */
+LQ__STATIC void lq__moments(double *c, const float *x, const double *mean, size_t tokens,
+                            size_t dims)
+{
+    memset(c, 0, dims * dims * sizeof *c);
+    for (size_t t = 0; t < tokens; t++) {
+        const float *row = x + t * dims;
+        for (size_t i = 0; i < dims; i++) {
+            double own = (double)row[i] / (double)tokens;
+            for (size_t j = 0; j <= i; j++) {
+                c[i * dims + j] += own * (double)row[j];
+            }
+        }
+    }
+    for (size_t i = 0; i < dims; i++) {
+        for (size_t j = 0; j <= i; j++) {
+            double m = mean ? mean[i] * mean[j] : 0.0;
+            c[i * dims + j] -= m;
+            c[j * dims + i] = c[i * dims + j];
+        }
+    }
+}
+
+LQ__STATIC void lq__means(double *mean, const float *x, size_t tokens, size_t dims)
+{
+    memset(mean, 0, dims * sizeof *mean);
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t i = 0; i < dims; i++) {
+            mean[i] += (double)x[t * dims + i] / (double)tokens;
+        }
+    }
+}
+
+/* ---- sensitivity ---- */
+typedef struct lq__sensing {
+    double *weights; /* (tokens) attention of a query */
+    double *other;   /* (tokens) with the keys' errors */
+    double *mean;    /* (v_dims) output */
+    double *moved;   /* (v_dims) with both errors */
+    double *matrix;  /* (v_dims, v_dims) covariance of values */
+    double *values;  /* (v_dims) */
+    void *eigen;
+} lq__sensing;
+
+LQ__STATIC void lq__sensing_place(lq__sensing *w, lq__arena *a, const lq_sensitivity_desc *d)
+{
+    size_t dims = d->v_dims;
+    size_t pairs;
+    w->weights = (double *)lq__arena_array(a, d->tokens, sizeof(double));
+    w->other = (double *)lq__arena_array(a, d->tokens, sizeof(double));
+    w->mean = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->moved = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->matrix = (double *)lq__arena_array(a, lq__mul_ok(&pairs, dims, dims) ? pairs : SIZE_MAX,
+                                          sizeof(double));
+    w->values = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->eigen = lq__arena_take(a, a->left ? lq__eigen_workspace_bytes(dims) : SIZE_MAX);
+}
+
+/* Fills in what is left to default; LQ_E_ARG. */
+LQ__STATIC int lq__sensitivity_desc(lq_sensitivity_desc *d, const lq_sensitivity_desc *desc)
+{
+    if (!desc) return LQ_E_ARG;
+    *d = *desc;
+    d->heads = d->heads ? d->heads : 1;
+    d->v_dims = d->v_dims ? d->v_dims : d->dims;
+    uint32_t scale = lq__bits_of_f32(d->scale);
+    if (!d->q || !d->k || !d->v || !d->queries || !d->tokens || !d->dims ||
+        d->dims > LQ__DIMS_MAX || d->v_dims > LQ__DIMS_MAX || d->first >= d->tokens ||
+        d->queries > d->tokens - d->first || (scale << 1 && !lq__step_valid(d->scale))) {
+        return LQ_E_ARG;
+    }
+    if (!(scale << 1)) d->scale = lq__rsqrt((uint32_t)d->dims);
+    return LQ_OK;
+}
+
+LQ_API size_t lq_sensitivity_workspace_bytes(const lq_sensitivity_desc *desc)
+{
+    lq_sensitivity_desc d;
+    lq__sensing w;
+    lq__arena a = lq__arena_dry();
+    if (lq__sensitivity_desc(&d, desc)) return 0;
+    lq__sensing_place(&w, &a, &d);
+    return lq__arena_bytes(&a);
+}
+
+/* Attention of a query to the first `seen` tokens; error: of the keys, or NULL. */
+LQ__STATIC void lq__sense_weights(double *a, const lq_sensitivity_desc *d, const float *q,
+                                  const float *error, size_t seen)
+{
+    double most = 0;
+    double sum = 0;
+    for (size_t t = 0; t < seen; t++) {
+        a[t] = lq__dot_floats(q, d->k + t * d->dims, d->dims);
+        if (error) a[t] += lq__dot_floats(q, error + t * d->dims, d->dims);
+        a[t] *= (double)d->scale * 1.4426950408889634;
+        most = t ? LQ__MAX(most, a[t]) : a[t];
+    }
+    for (size_t t = 0; t < seen; t++) {
+        a[t] = lq__bits_exp2(a[t] - most);
+        sum += a[t];
+    }
+    for (size_t t = 0; t < seen; t++) {
+        a[t] /= sum;
+    }
+}
+
+/* The sum of weights times values and errors. */
+LQ__STATIC void lq__sense_output(double *mean, const double *a, const lq_sensitivity_desc *d,
+                                 const float *error, size_t seen)
+{
+    memset(mean, 0, d->v_dims * sizeof *mean);
+    for (size_t t = 0; t < seen; t++) {
+        for (size_t i = 0; i < d->v_dims; i++) {
+            double v = (double)d->v[t * d->v_dims + i];
+            if (error) v += (double)error[t * d->v_dims + i];
+            mean[i] += a[t] * v;
+        }
+    }
+}
+
+/* Adds one query's part. */
+LQ__STATIC void lq__sense_query(lq_sensitivity *out, const lq__sensing *w,
+                                const lq_sensitivity_desc *d, const float *q, size_t seen,
+                                double noise)
+{
+    double scale = (double)d->scale;
+    double query = scale * scale * lq__dot_floats(q, q, d->dims);
+    double spread = 0;
+    double delta = 0;
+    double squares = 0;
+    lq__sense_weights(w->weights, d, q, NULL, seen);
+    lq__sense_output(w->mean, w->weights, d, NULL, seen);
+    for (size_t t = 0; t < seen; t++) {
+        double a = w->weights[t] * w->weights[t];
+        double far = 0;
+        for (size_t i = 0; i < d->v_dims; i++) {
+            double v = (double)d->v[t * d->v_dims + i] - w->mean[i];
+            far += v * v;
+        }
+        spread += a * far;
+        out->seen += a;
+        out->eta_v += d->v_noise ? a * (double)d->v_noise[t] / noise : a;
+        if (!d->k_error) continue;
+        double moved = scale * lq__dot_floats(q, d->k_error + t * d->dims, d->dims);
+        delta += moved;
+        squares += moved * moved;
+    }
+    double n = (double)seen;
+    out->query += query;
+    out->eta_k += query * spread / (double)d->v_dims;
+    out->logit_variance += squares / n - delta / n * (delta / n);
+    if (!d->k_error && !d->v_error) return;
+    lq__sense_weights(w->other, d, q, d->k_error, seen);
+    lq__sense_output(w->moved, w->other, d, d->v_error, seen);
+    for (size_t i = 0; i < d->v_dims; i++) {
+        double moved = w->moved[i] - w->mean[i];
+        out->measured += moved * moved / (double)d->v_dims;
+    }
+}
+
+/* Largest over mean variance of a channel; 1 where nothing varies. */
+LQ__STATIC double lq__outlier(const float *x, size_t tokens, size_t dims)
+{
+    double sum = 0;
+    double most = 0;
+    for (size_t i = 0; i < dims; i++) {
+        double mean = 0;
+        double squares = 0;
+        for (size_t t = 0; t < tokens; t++) {
+            mean += (double)x[t * dims + i] / (double)tokens;
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            double v = (double)x[t * dims + i] - mean;
+            squares += v * v;
+        }
+        sum += squares;
+        most = LQ__MAX(most, squares);
+    }
+    return sum > 0 ? most * (double)dims / sum : 1.0;
+}
+
+LQ_API void lq_sensitivity_judge(lq_sensitivity *out)
+{
+    double bits = 4;
+    out->risk = out->effective < 0.1 ? LQ_RISK_SAFE
+                : out->effective < 1 ? LQ_RISK_MODERATE
+                                     : LQ_RISK_CRITICAL;
+    out->causes = 0;
+    if (out->risk != LQ_RISK_SAFE) {
+        out->causes |= out->query > 3 ? LQ_CAUSE_QUERY : 0u;
+        out->causes |= out->logit_variance > 0.6 * out->query ? LQ_CAUSE_NOISE : 0u;
+        out->causes |= out->outlier > 10 ? LQ_CAUSE_OUTLIER : 0u;
+    }
+    while (bits < 8 && out->logit_variance > 0.5 * lq__bits_exp2(2 * (bits - 4))) {
+        bits++; /* the least with 4 + 1/2 log2(variance / 0.5) at most that */
+    }
+    out->key_bits = (int)bits;
+}
+
+/* What errors are there come to. */
+LQ__STATIC int lq__sense_errors(lq_sensitivity *out, const lq__sensing *w,
+                                const lq_sensitivity_desc *d)
+{
+    size_t keys = d->tokens * d->dims;
+    size_t values = d->tokens * d->v_dims;
+    out->effective = out->logit_variance * (1 - 1 / out->seen);
+    if (d->k_error) {
+        out->k_part = out->eta_k * lq__dot_floats(d->k_error, d->k_error, keys) / (double)keys;
+        lq__means(w->moved, d->v, d->tokens, d->v_dims);
+        lq__moments(w->matrix, d->v, w->moved, d->tokens, d->v_dims);
+        if (lq__eigen_symmetric(w->matrix, w->values, d->v_dims, w->eigen)) return LQ_E_INTERNAL;
+        double grown = lq__bits_exp2(1.4426950408889634 * out->logit_variance) - 1;
+        out->bound = grown * LQ__MAX(w->values[0], 0.0);
+    }
+    if (d->v_error) {
+        out->v_part = out->eta_v * lq__dot_floats(d->v_error, d->v_error, values) / (double)values;
+    }
+    double parts = out->k_part + out->v_part;
+    out->k_share = parts > 0 ? out->k_part / parts : 0.0;
+    lq_sensitivity_judge(out);
+    return LQ_OK;
+}
+
+LQ_API int lq_sensitivity_of(lq_sensitivity *out, const lq_sensitivity_desc *desc, void *workspace,
+                             size_t workspace_bytes)
+{
+    lq_sensitivity_desc d;
+    if (!out || !workspace || lq__sensitivity_desc(&d, desc)) return LQ_E_ARG;
+    size_t bytes = lq_sensitivity_workspace_bytes(desc);
+    if (!bytes || workspace_bytes < bytes) return LQ_E_SPACE;
+    size_t keys = d.tokens * d.dims;
+    size_t values = d.tokens * d.v_dims;
+    double noise = 0;
+    if (!lq__all_finite(d.q, d.heads * d.queries * d.dims) || !lq__all_finite(d.k, keys) ||
+        !lq__all_finite(d.v, values) || !lq__all_finite(d.k_error, keys) ||
+        !lq__all_finite(d.v_error, values)) {
+        return LQ_E_DATA;
+    }
+    for (size_t t = 0; d.v_noise && t < d.tokens; t++) {
+        if (lq__bits_bad((double)d.v_noise[t])) return LQ_E_DATA;
+        noise += (double)d.v_noise[t] / (double)d.tokens;
+    }
+    if (d.v_noise && !(noise > 0)) return LQ_E_DATA;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    lq__sensing w;
+    lq__sensing_place(&w, &a, &d);
+    memset(out, 0, sizeof *out);
+    for (size_t h = 0; h < d.heads; h++) {
+        for (size_t i = 0; i < d.queries; i++) {
+            lq__sense_query(out, &w, &d, d.q + (h * d.queries + i) * d.dims, d.first + i + 1,
+                            noise);
+        }
+    }
+    double n = (double)d.heads * (double)d.queries;
+    out->eta_k /= n;
+    out->eta_v /= n;
+    out->query /= n;
+    out->measured /= n;
+    out->logit_variance /= n;
+    out->seen = n / out->seen;
+    out->outlier = lq__outlier(d.k, d.tokens, d.dims);
+    return lq__sense_errors(out, &w, &d);
+}
+
+LQ_API int lq_propagation(double *gamma, const float *clean, const float *noisy, size_t count,
+                          const float *noise, size_t noise_count)
+{
+    if (!gamma || !clean || !noisy || !noise || !count || !noise_count) return LQ_E_ARG;
+    if (!lq__all_finite(clean, count) || !lq__all_finite(noisy, count) ||
+        !lq__all_finite(noise, noise_count)) {
+        return LQ_E_DATA;
+    }
+    double in = lq__dot_floats(noise, noise, noise_count);
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        double moved = (double)noisy[i] - (double)clean[i];
+        sum += moved * moved;
+    }
+    if (!(in > 0)) return LQ_E_ARG;
+    *gamma = sum / in;
+    return LQ_OK;
+}
+
+/* ---- directions ---- */
+typedef struct lq__directing {
+    double *m;     /* (dims, dims) */
+    double *sigma; /* (dims, dims) */
+    double *a;     /* (dims) eigenvalues */
+    double *b;
+    double *mean;
+    void *eigen;
+} lq__directing;
+
+LQ__STATIC void lq__directing_place(lq__directing *w, lq__arena *a, size_t dims)
+{
+    size_t pairs = dims <= LQ__DIMS_MAX ? dims * dims : SIZE_MAX;
+    w->m = (double *)lq__arena_array(a, pairs, sizeof(double));
+    w->sigma = (double *)lq__arena_array(a, pairs, sizeof(double));
+    w->a = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->b = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->mean = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->eigen = lq__arena_take(a, a->left ? lq__eigen_workspace_bytes(dims) : SIZE_MAX);
+}
+
+LQ_API size_t lq_directional_workspace_bytes(size_t dims)
+{
+    lq__arena a = lq__arena_dry();
+    lq__directing w;
+    if (!dims) return 0;
+    lq__directing_place(&w, &a, dims);
+    return lq__arena_bytes(&a);
+}
+
+/* The sum of x_i y_i over two matrices: tr(x y), where one is symmetric. */
+LQ__STATIC double lq__trace_of(const double *x, const double *y, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += x[i] * y[i];
+    }
+    return sum;
+}
+
+/* Eigenvalues' part; both matrices are lost. */
+LQ__STATIC int lq__direct_bounds(lq_directional *out, const lq__directing *w, size_t dims)
+{
+    double s_trace = 0;
+    for (size_t i = 0; i < dims; i++) {
+        s_trace += w->m[i * dims + i];
+        out->error += w->sigma[i * dims + i];
+    }
+    if (lq__eigen_symmetric(w->m, w->a, dims, w->eigen) ||
+        lq__eigen_symmetric(w->sigma, w->b, dims, w->eigen)) {
+        return LQ_E_INTERNAL;
+    }
+    for (size_t i = 0; i < dims; i++) { /* what rounding made negative is 0 */
+        w->a[i] = LQ__MAX(w->a[i], 0.0);
+        w->b[i] = LQ__MAX(w->b[i], 0.0);
+    }
+    for (size_t i = 0; i < dims; i++) {
+        out->low += w->a[i] * w->b[dims - 1 - i];
+        out->high += w->a[i] * w->b[i];
+    }
+    out->isotropic = s_trace * out->error / (double)dims;
+    out->s_top = s_trace > 0 ? w->a[0] / s_trace : 0.0;
+    out->e_top = out->error > 0 ? w->b[0] / out->error : 0.0;
+    if (out->high > out->low) out->position = (out->risk - out->low) / (out->high - out->low);
+    return LQ_OK;
+}
+
+LQ_API int lq_directional_of(lq_directional *out, double *s_values, double *e_values,
+                             const float *s, const float *e, size_t tokens, size_t dims,
+                             void *workspace, size_t workspace_bytes)
+{
+    size_t bytes = lq_directional_workspace_bytes(dims);
+    if (!out || !s || !e || !tokens || !dims || !workspace) return LQ_E_ARG;
+    if (!bytes || workspace_bytes < bytes) return LQ_E_SPACE;
+    if (!lq__all_finite(s, tokens * dims) || !lq__all_finite(e, tokens * dims)) return LQ_E_DATA;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__directing w;
+    lq__directing_place(&w, &arena, dims);
+    memset(out, 0, sizeof *out);
+    out->first = lq__dot_floats(s, e, tokens * dims);
+    out->norm = lq__sqrt_f64(lq__dot_floats(e, e, tokens * dims));
+    lq__moments(w.m, s, NULL, tokens, dims);
+    lq__means(w.mean, e, tokens, dims);
+    lq__moments(w.sigma, e, w.mean, tokens, dims);
+    out->centered = lq__trace_of(w.m, w.sigma, dims * dims);
+    lq__moments(w.sigma, e, NULL, tokens, dims);
+    out->risk = lq__trace_of(w.m, w.sigma, dims * dims);
+    double drift = out->risk - out->centered;
+    out->drift = out->risk > 0 ? (drift < 0 ? -drift : drift) / out->risk : 0.0;
+    int status = lq__direct_bounds(out, &w, dims);
+    if (s_values) memcpy(s_values, w.a, dims * sizeof *s_values);
+    if (e_values) memcpy(e_values, w.b, dims * sizeof *e_values);
+    return status;
+}
+
+/* ---- random rotations ---- */
+LQ_API size_t lq_isotropy_workspace_bytes(size_t dims)
+{
+    lq__arena a = lq__arena_dry();
+    (void)lq__arena_array(&a, dims <= LQ__DIMS_MAX ? dims * dims : SIZE_MAX, sizeof(double));
+    (void)lq__arena_array(&a, dims, sizeof(double));
+    return dims ? lq__arena_bytes(&a) : 0;
+}
+
+/* u (dims, dims): a rotation as likely as any other, a product of reflections that take Gaussian
+   vectors of 1, 2 .. dims numbers to an axis. Signs of rows do not matter here. */
+LQ__STATIC void lq__random_rotation(double *u, double *v, size_t dims, uint64_t seed)
+{
+    memset(u, 0, dims * dims * sizeof *u);
+    uint64_t place = 0;
+    for (size_t k = dims; k-- > 0;) {
+        double norm = 0;
+        u[k * dims + k] = 1;
+        for (size_t i = k; i < dims; i++) {
+            v[i] = lq__noise_gauss(seed, place++);
+            norm += v[i] * v[i];
+        }
+        norm = lq__sqrt_f64(norm);
+        v[k] += v[k] < 0 ? -norm : norm;
+        double square = 0;
+        for (size_t i = k; i < dims; i++) {
+            square += v[i] * v[i];
+        }
+        for (size_t j = k; square > 0 && j < dims; j++) {
+            double dot = 0;
+            for (size_t i = k; i < dims; i++) {
+                dot += v[i] * u[j * dims + i];
+            }
+            dot *= 2 / square;
+            for (size_t i = k; i < dims; i++) {
+                u[j * dims + i] -= dot * v[i];
+            }
+        }
+    }
+}
+
+LQ_API int lq_isotropy_of(lq_isotropy *out, const double *s_values, const double *e_values,
+                          size_t dims, size_t count, uint64_t seed, void *workspace,
+                          size_t workspace_bytes)
+{
+    size_t bytes = lq_isotropy_workspace_bytes(dims);
+    if (!out || !s_values || !e_values || !dims || !count || !workspace) return LQ_E_ARG;
+    if (!bytes || workspace_bytes < bytes) return LQ_E_SPACE;
+    double s_trace = 0;
+    double e_trace = 0;
+    for (size_t i = 0; i < dims; i++) {
+        if (lq__bits_bad(s_values[i]) || lq__bits_bad(e_values[i])) return LQ_E_DATA;
+        s_trace += s_values[i];
+        e_trace += e_values[i];
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    double *u = (double *)lq__arena_array(&a, dims * dims, sizeof(double));
+    double *v = (double *)lq__arena_array(&a, dims, sizeof(double));
+    for (size_t n = 0; n < count; n++) {
+        double risk = 0;
+        lq__random_rotation(u, v, dims, lq__noise(seed, n));
+        for (size_t i = 0; i < dims; i++) {
+            double row = 0;
+            for (size_t j = 0; j < dims; j++) {
+                row += e_values[j] * u[i * dims + j] * u[i * dims + j];
+            }
+            risk += s_values[i] * row;
+        }
+        out->least = n ? LQ__MIN(out->least, risk) : risk;
+        out->most = n ? LQ__MAX(out->most, risk) : risk;
+    }
+    double isotropic = s_trace * e_trace / (double)dims;
+    out->range = isotropic > 0 ? (out->most - out->least) / isotropic : 0.0;
+    return LQ_OK;
+}
+
+/* ---- blocks of like dims ---- */
+/* Mean and largest arithmetic over geometric mean of blocks; zeros are left out. */
+LQ__STATIC void lq__caba_blocks(double *mean, double *most, const double *squares,
+                                const size_t *order, size_t dims, size_t block)
+{
+    *mean = 0;
+    *most = 0;
+    for (size_t first = 0; first < dims; first += block) {
+        double n = 0;
+        double sum = 0;
+        double logs = 0;
+        for (size_t i = first; i < first + block; i++) {
+            double x = squares[order ? order[i] : i];
+            if (lq__bits_zero(x)) continue;
+            n += 1;
+            sum += x;
+            logs += lq__bits_log2(x);
+        }
+        double ratio = n > 0 ? sum / n * lq__bits_exp2(-logs / n) : 1.0;
+        *mean += ratio * (double)block / (double)dims;
+        *most = LQ__MAX(*most, ratio);
+    }
+}
+
+LQ_API int lq_caba_of(lq_caba *out, size_t *order, double *squares, const float *x, size_t tokens,
+                      size_t dims, size_t block)
+{
+    if (!out || !order || !squares || !x || !tokens || !dims || !block || dims % block) {
+        return LQ_E_ARG;
+    }
+    if (!lq__all_finite(x, tokens * dims)) return LQ_E_DATA;
+    memset(squares, 0, dims * sizeof *squares);
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t i = 0; i < dims; i++) {
+            double v = (double)x[t * dims + i];
+            squares[i] += v * v / (double)tokens;
+        }
+    }
+    lq__eigen_sort(order, squares, 0, dims);
+    for (size_t i = 0; i < dims / 2; i++) { /* falling */
+        size_t other = order[i];
+        order[i] = order[dims - 1 - i];
+        order[dims - 1 - i] = other;
+    }
+    lq__caba_blocks(&out->mean_before, &out->most_before, squares, NULL, dims, block);
+    lq__caba_blocks(&out->mean_after, &out->most_after, squares, order, dims, block);
+    return LQ_OK;
+}
+
+/* ---- dither ---- */
+/* To add a cell: a row. Numbers; side of a box that its sublattice tiles; moment; what a
+   coordinate of its points is multiplied by. */
+typedef struct lq__cell {
+    int id;
+    uint32_t dims;
+    float side;
+    float unit;
+    double moment;
+} lq__cell;
+
+LQ__STATIC const lq__cell *lq__cell_of(int cell)
+{
+    static const lq__cell cells[4] = {
+        {LQ_Z, 1, 1.0f, 1.0f, 1.0 / 12},
+        {LQ_D4, 4, 2.0f, 1.0f, 13.0 / 120},
+        {LQ_E8, 8, 2.0f, 0.5f, 929.0 / 12960},
+        {LQ_CELL_LEECH, 24, 2.8284271f, 0.35355339f, 0.0657710},
+    };
+    for (size_t i = 0; i < 4; i++) {
+        if (cells[i].id == cell) return &cells[i];
+    }
+    return NULL;
+}
+
+LQ_API size_t lq_cell_dims(int cell)
+{
+    const lq__cell *c = lq__cell_of(cell);
+    return c ? c->dims : 0;
+}
+
+LQ_API double lq_cell_moment(int cell)
+{
+    const lq__cell *c = lq__cell_of(cell);
+    return c ? c->moment : 0.0;
+}
+
+LQ__STATIC int lq__cell_nearest(int16_t *points, const float *src, size_t count, float step,
+                                int cell)
+{
+    return cell == LQ_CELL_LEECH ? lq_leech_nearest(points, src, count, step)
+                                 : lq_lattice_nearest(points, src, count, step, cell);
+}
+
+/* Apart, so that products are rounded before anything is added to them. */
+LQ__APART void lq__cell_point(float *dst, const int16_t *points, size_t count, float unit)
+{
+    for (size_t i = 0; i < count; i++) {
+        dst[i] = (float)points[i] * unit;
+    }
+}
+
+LQ__STATIC int lq__dither_valid(const lq_dither *d, size_t count)
+{
+    const lq__cell *c = d ? lq__cell_of(d->cell) : NULL;
+    return c && lq__step_valid(d->step) && d->kind >= 0 && d->kind <= LQ_DITHER_TWICE &&
+           count % c->dims == 0 && d->first % c->dims == 0;
+}
+
+#define LQ__DITHER_SOME 24u /* numbers at a time: whole blocks of every cell */
+
+/* `count` values from `place` on, at most LQ__DITHER_SOME, in steps; which: 0, or 1, the second of
+   two. */
+LQ__STATIC int lq__dither_some(float *dst, size_t count, const lq_dither *d, uint64_t place,
+                               uint64_t which)
+{
+    const lq__cell *c = lq__cell_of(d->cell);
+    int16_t point[LQ__DITHER_SOME];
+    float at[LQ__DITHER_SOME];
+    uint64_t seed = which ? ~d->seed : d->seed;
+    for (size_t i = 0; i < count; i++) {
+        dst[i] = (float)(uint32_t)(lq__noise(seed, place + i) >> 40) * (c->side / 16777216.0f);
+    }
+    int status = lq__cell_nearest(point, dst, count, 1.0f, d->cell);
+    if (!status) lq__cell_point(at, point, count, c->unit);
+    for (size_t i = 0; i < count && !status; i++) {
+        dst[i] -= at[i];
+    }
+    return status;
+}
+
+/* What is added before rounding, times `unit`. Apart as well. */
+LQ__APART int lq__dither_add(float *dst, size_t count, const lq_dither *d, uint64_t place,
+                             float unit)
+{
+    float second[LQ__DITHER_SOME];
+    int status = LQ_OK;
+    memset(dst, 0, count * sizeof *dst);
+    if (d->kind) status = lq__dither_some(dst, count, d, place, 0);
+    if (!status && d->kind == LQ_DITHER_TWICE) {
+        status = lq__dither_some(second, count, d, place, 1);
+        for (size_t i = 0; i < count; i++) {
+            dst[i] += second[i];
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        dst[i] *= unit;
+    }
+    return status;
+}
+
+LQ_API int lq_dither_values(float *dst, size_t count, const lq_dither *dither)
+{
+    if (!lq__dither_valid(dither, count) || (count && !dst)) return LQ_E_ARG;
+    int status = LQ_OK;
+    for (size_t i = 0; i < count && !status; i += LQ__DITHER_SOME) {
+        size_t some = LQ__MIN(count - i, (size_t)LQ__DITHER_SOME);
+        status = lq__dither_add(dst + i, some, dither, dither->first + i, 1.0f);
+    }
+    return status;
+}
+
+LQ_API int lq_dither_nearest(int16_t *points, const float *src, size_t count,
+                             const lq_dither *dither)
+{
+    float x[LQ__DITHER_SOME];
+    if (!lq__dither_valid(dither, count) || (count && (!points || !src))) return LQ_E_ARG;
+    int status = LQ_OK;
+    for (size_t i = 0; i < count && !status; i += LQ__DITHER_SOME) {
+        size_t some = LQ__MIN(count - i, (size_t)LQ__DITHER_SOME);
+        status = lq__dither_add(x, some, dither, dither->first + i, dither->step);
+        for (size_t k = 0; k < some; k++) {
+            x[k] += src[i + k];
+        }
+        if (!status) status = lq__cell_nearest(points + i, x, some, dither->step, dither->cell);
+    }
+    return status;
+}
+
+LQ_API int lq_dither_point(float *dst, const int16_t *points, size_t count,
+                           const lq_dither *dither)
+{
+    float u[LQ__DITHER_SOME];
+    if (!lq__dither_valid(dither, count) || (count && (!dst || !points))) return LQ_E_ARG;
+    float unit = lq__cell_of(dither->cell)->unit * dither->step;
+    int subtractive = dither->kind == LQ_DITHER_SUBTRACTIVE;
+    int status = LQ_OK;
+    for (size_t i = 0; i < count && !status; i += LQ__DITHER_SOME) {
+        size_t some = LQ__MIN(count - i, (size_t)LQ__DITHER_SOME);
+        memset(u, 0, sizeof u);
+        if (subtractive) {
+            status = lq__dither_add(u, some, dither, dither->first + i, dither->step);
+        }
+        for (size_t k = 0; k < some; k++) {
+            dst[i + k] = (float)points[i + k] * unit - u[k];
+        }
+    }
+    return status;
+}
+
+LQ_API int lq_variance_sum(double *sum, const float *s, const float *variances, size_t tokens,
+                           size_t dims)
+{
+    if (!sum || !s || !variances || !tokens || !dims) return LQ_E_ARG;
+    if (!lq__all_finite(s, tokens * dims)) return LQ_E_DATA;
+    *sum = 0;
+    for (size_t t = 0; t < tokens; t++) {
+        if (lq__bits_bad((double)variances[t])) return LQ_E_DATA;
+        *sum += (double)variances[t] * lq__dot_floats(s + t * dims, s + t * dims, dims);
     }
     return LQ_OK;
 }
@@ -41671,6 +42608,7 @@ static lq__blocks_kernel lq__leech_of_level(void)
 #undef LQ__BITS_SLACK
 #undef LQ__BITS_LARGEST
 #undef LQ__BITS_DRY
+#undef LQ__DITHER_SOME
 #undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q
 #undef LQ__DENSE_EXPONENT

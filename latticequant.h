@@ -1802,6 +1802,13 @@ LQ_API size_t lq_bits_choose_workspace_bytes(const lq_bits_component *components
 LQ_API LQ_MUST int lq_bits_variance(lq_bits_component *components, size_t count, const float *x,
                                     size_t tokens, size_t dims, int centered);
 
+/* Which eigenvalues of a covariance of `tokens` vectors of `dims` numbers say something: those of
+   noise of `variance` alone lie below the edge, variance (1 + sqrt(dims / tokens))^2 (Marchenko and
+   Pastur 1967). What is dropped below the threshold costs least, for rounding to a low rank (Gavish
+   and Donoho 2014, equation 11). 0: no dims or tokens. */
+LQ_API double lq_noise_edge(double variance, size_t dims, size_t tokens);
+LQ_API double lq_noise_threshold(double variance, size_t dims, size_t tokens);
+
 /* ---- distortion: what an error in keys and values does ---- */
 /* One kv head's queries, keys and values as they meet in attention: RoPE applied.
      q         (heads, queries, dims) of all query heads that share the kv head
@@ -21376,6 +21383,25 @@ LQ_API int lq_bits_variance(lq_bits_component *components, size_t count, const f
     return LQ_OK;
 }
 
+LQ_API double lq_noise_edge(double variance, size_t dims, size_t tokens)
+{
+    if (!dims || !tokens) return 0;
+    double side = 1 + lq__sqrt_f64((double)dims / (double)tokens);
+    return variance * side * side;
+}
+
+/* The singular value is lambda(beta) sqrt(n variance) of a matrix with a longer side of n numbers
+   and a shorter of beta n. */
+LQ_API double lq_noise_threshold(double variance, size_t dims, size_t tokens)
+{
+    if (!dims || !tokens) return 0;
+    double longer = (double)LQ__MAX(dims, tokens);
+    double beta = (double)LQ__MIN(dims, tokens) / longer;
+    double root = lq__sqrt_f64(beta * beta + 14 * beta + 1);
+    double square = 2 * (beta + 1) + 8 * beta / (beta + 1 + root);
+    return square * variance * longer / (double)tokens;
+}
+
 /* ================================================================================================
    >>distortion   what errors of keys and values do: sensitivity, directions, dither
 
@@ -21622,9 +21648,9 @@ LQ_API void lq_sensitivity_judge(lq_sensitivity *out)
                                      : LQ_RISK_CRITICAL;
     out->causes = 0;
     if (out->risk != LQ_RISK_SAFE) {
-        out->causes |= out->query > 3 ? LQ_CAUSE_QUERY : 0u;
-        out->causes |= out->logit_variance > 0.6 * out->query ? LQ_CAUSE_NOISE : 0u;
-        out->causes |= out->outlier > 10 ? LQ_CAUSE_OUTLIER : 0u;
+        if (out->query > 3) out->causes |= LQ_CAUSE_QUERY;
+        if (out->logit_variance > 0.6 * out->query) out->causes |= LQ_CAUSE_NOISE;
+        if (out->outlier > 10) out->causes |= LQ_CAUSE_OUTLIER;
     }
     while (bits < 8 && out->logit_variance > 0.5 * lq__bits_exp2(2 * (bits - 4))) {
         bits++; /* the least with 4 + 1/2 log2(variance / 0.5) at most that */

@@ -388,6 +388,53 @@ static void test_knapsack(void)
     CHECK(near_to(3 * r.error, 14, 1e-12) && near_to(3 * r.bound, 24 - 10 - 7 / 1.5, 1e-12));
 }
 
+/* What is equal: the first component first, the shortest step of a straight line; a target is not
+   rounded where rates are not; what does not matter has 0 bits; errors that are the formula's. */
+static void test_edges(void)
+{
+    const double widths[3] = {3, 4, 5};
+    const double line[3] = {3, 2, 1};
+    const double more[3] = {4, 5, 6}; /* a bit more each, at a quarter of the weight */
+    double errors[3][3];
+    lq_bits_component c[3];
+    lq_bits_report r;
+    lq_bits_desc d = request(10.0 / 3, widths, 3);
+    for (int i = 0; i < 3; i++) {
+        c[i] = component(1, 1);
+    }
+    CHECK(choose(c, 3, &d, &r) == LQ_OK && r.exact);
+    CHECK(c[0].choice == 1 && c[1].choice == 0 && c[2].choice == 0);
+    d.search = LQ_BITS_GREEDY;
+    d.curve = line;
+    CHECK(choose(c, 3, &d, &r) == LQ_OK && r.exact);
+    CHECK(c[0].choice == 1 && c[1].choice == 0 && c[2].choice == 0);
+    d = request(3.999, widths, 3);
+    CHECK(choose(c, 1, &d, &r) == LQ_OK && c[0].choice == 0);
+    c[0].weight = 0;
+    c[1].variance = 0;
+    c[0].low = c[1].low = c[2].low = LQ_BITS_FREE;
+    c[1].high = -1;
+    CHECK(lq_bits_fill(c, 3, &d, &r) == LQ_OK && near_to(c[0].bits, 0, 0));
+    CHECK(near_to(c[1].bits, -1, 0) && near_to(c[2].bits, 3 * 3.999 + 1, 1e-9));
+    for (int i = 0; i < 3; i++) {
+        c[i] = component(pow(3, i), 0);
+        c[i].errors = errors[i];
+        for (int k = 0; k < 3; k++) {
+            errors[i][k] = pow(4, -widths[k]);
+        }
+    }
+    CHECK(choose(c, 3, &d, &r) == LQ_OK && near_to(r.gain, 13.0 / 9, 1e-12));
+    c[2].rates = more;
+    c[2].weight *= 0.25;
+    d.target = 4;
+    CHECK(choose(c, 3, &d, &r) == LQ_OK && near_to(r.gain, 13.0 / 9, 1e-12));
+    c[2].rates = NULL;
+    c[2].weight *= 4;
+    d.target = 3.999;
+    errors[1][0] *= 2; /* at the width that all would have */
+    CHECK(choose(c, 3, &d, &r) == LQ_OK && near_to(r.gain, 16 / (3 * pow(54, 1.0 / 3)), 1e-12));
+}
+
 /* Targets that cannot be met: the nearest. */
 static void test_range(void)
 {
@@ -685,6 +732,7 @@ int main(int argc, char **argv)
     test_levels();
     test_brute();
     test_knapsack();
+    test_edges();
     test_range();
     test_bad();
     test_variance();

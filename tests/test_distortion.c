@@ -317,6 +317,32 @@ static void test_directional(void)
     CHECK(lq_directional_workspace_bytes(0) == 0);
 }
 
+/* Eigenvalues of noise end at the edge; a direction that stands out passes the threshold. */
+static void test_noise(void)
+{
+    enum { N = 512, D = 64 };
+    static float s[N * D], e[N * D];
+    double a[D], b[D];
+    lq_directional r;
+    fill(s, N * D, 0.5);
+    for (int i = 0; i < N * D; i++) {
+        e[i] = s[i];
+    }
+    for (int t = 0; t < N; t++) {
+        e[t * D + 5] += (float)source_gauss();
+    }
+    double edge = lq_noise_edge(0.25, D, N);
+    double threshold = lq_noise_threshold(0.25, D, N);
+    CHECK(near_to(edge, 0.25 * pow(1 + sqrt(0.125), 2), 1e-12));
+    CHECK(direct(&r, a, b, s, e, N, D) == LQ_OK);
+    CHECK(near_to(a[0], edge, 0.08 * edge) && edge < threshold);
+    CHECK(b[0] > threshold && b[1] < threshold);
+    /* a square matrix: 4 / sqrt(3) (Gavish and Donoho 2014) */
+    CHECK(near_to(lq_noise_threshold(1, 9, 9), 16.0 / 3, 1e-12));
+    CHECK(near_to(lq_noise_threshold(1, 200, 100), 2 * lq_noise_threshold(1, 100, 200), 1e-9));
+    CHECK(near_to(lq_noise_edge(1, 0, 9), 0, 0) && near_to(lq_noise_threshold(1, 9, 0), 0, 0));
+}
+
 static int isotropy(lq_isotropy *r, const double *a, const double *b, size_t dims, size_t count,
                     uint64_t seed)
 {
@@ -682,6 +708,7 @@ int main(int argc, char **argv)
     test_keys();
     test_sense_bad();
     test_directional();
+    test_noise();
     test_theorem_c();
     test_rotations();
     test_caba();

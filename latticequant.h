@@ -40,7 +40,8 @@
    Contents (search for the tag); then which calls a job takes, concepts, formats:
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
-     >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
+     >>api               declarations: kernels, coder, profiles, pages, arrays, archive
+     >>kv                declarations: the live cache, its files, sessions
      >>base              implementation from here: glue, sizes, an arena, mathematics, hashes
      >>vector            vectors and their operations: what kernels are written in, once
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
@@ -60,6 +61,8 @@
      >>calibrate         the Karhunen-Loeve basis of a group
      >>page              the page codec
      >>rate              rate control: bits and errors of a step, groups that share bits
+     >>bits              who gets how many bits: water-filling, the best of a few widths
+     >>distortion        what errors of keys and values do: sensitivity, directions, dither
      >>writer            many pages in one file, the archive: writing, a group packed
      >>reader            archives read: opening, finding, a group unpacked
      >>tile              hot pages: fixed-width tiles, their layout, the table of their kernels
@@ -142,6 +145,10 @@
    Who gets how many bits
      lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
+     Of layers, heads or channels by how much they matter: lq_bits_fill, real bits by water-filling;
+     lq_bits_choose, the best of a few widths or of measured points.
+     How much they matter, and what errors do: lq_sensitivity_of, lq_propagation, lq_directional_of,
+     lq_isotropy_of. Dither of a lattice's cell, subtractive or not: lq_dither_nearest, _point.
    The coder alone, for integers of your own
      lq_tables_init, lq_rans_plan_init with a class for each row, lq_rans_encode, lq_rans_decode.
      Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. Rows that are not
@@ -1129,7 +1136,7 @@ typedef struct lq_profile {
 } lq_profile;
 
 /* ================================================================================================
-   >>api   kernels, codec, archive
+   >>api   kernels, codec, archive; >>kv has the live cache
    ============================================================================================== */
 /* ---- library ---- */
 LQ_API int lq_version(void);
@@ -1980,6 +1987,335 @@ enum { LQ_RATE_BITS = 1, LQ_RATE_ERROR = 2 };
 LQ_API LQ_MUST int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *tables,
                                  int kind, double target);
 
+/* ---- bits: who gets how many ---- */
+/* What shares one width: the keys or the values of a layer, a head, a channel.
+     weight    what a unit of squared error of one number does to the total error, >= 0: 1, or as
+               measured (lq_sensitivity times lq_propagation)
+     variance  of its numbers, >= 0
+     count     of its numbers; default 0 means 1
+     low       least bits a number; default 0; LQ_BITS_FREE: none
+     high      most bits; default 0 means 500
+     errors    of lq_bits_choose: (choices) mean squared error of a number, as measured, of each
+               choice; default NULL: the variance times lq_bits_desc.curve
+     rates     of lq_bits_choose: (choices) bits that each choice takes, to the nearest 1/256;
+               default NULL: lq_bits_desc.widths
+     bits      out: a number
+     choice    out, of lq_bits_choose: which */
+#define LQ_BITS_FREE (-500.0)
+typedef struct lq_bits_component {
+    double weight;
+    double variance;
+    size_t count;
+    double low;
+    double high;
+    const double *errors;
+    const double *rates;
+    double bits;
+    size_t choice;
+} lq_bits_component;
+
+/* How lq_bits_choose searches: the best of all; or by falling gain a bit, which needs little memory
+   and misses at most the last step. */
+enum { LQ_BITS_EXACT = 1, LQ_BITS_GREEDY = 2 };
+
+/* What is asked for. All averages are over numbers: a component counts `count` times.
+     target       LQ_RATE_BITS: bits a number on average, at most; LQ_RATE_ERROR: weight times
+                  squared error of a number on average, at most, at the fewest bits. Above 0
+     kind         LQ_RATE_BITS (default 0) or LQ_RATE_ERROR
+     search       LQ_BITS_EXACT (default 0) or LQ_BITS_GREEDY
+     width_count  choices, 1 to 64
+     widths       (width_count) bits a number of each
+     curve        (width_count) squared error at a variance of 1 (Lloyd and Max: 0.3634, 0.1175,
+                  0.03454, 0.009497 at 1 to 4 bits); default NULL: constant 4^-width
+     constant     default 0 means 1; at high rates 2 pi e G of the quantizer: 1.423 of LQ_Z, 1.225
+                  of LQ_E8. No bit depends on it where errors and curve are NULL */
+typedef struct lq_bits_desc {
+    double target;
+    int kind;
+    int search;
+    size_t width_count;
+    const double *widths;
+    const double *curve;
+    double constant;
+} lq_bits_desc;
+
+/* What came out.
+     bits, error    a number, on average; error is weighted
+     uniform_bits, uniform_error
+                    the same of one width for all (where that is out of a component's bounds, the
+                    nearest in them) that meets the target; both 0 where there is none
+     bound          no choice has less error than that; LQ_RATE_ERROR: fewer bits
+     gain           arithmetic over geometric mean of weight * variance, or of weight * error * 4^
+                    bits where errors are given: how much less than of one width the error is
+                    without bounds. Components of 0 are left out
+     at_low, at_high  components at a bound
+     exact          1: nothing is better */
+typedef struct lq_bits_report {
+    double bits;
+    double error;
+    double uniform_bits;
+    double uniform_error;
+    double bound;
+    double gain;
+    size_t at_low;
+    size_t at_high;
+    int exact;
+} lq_bits_report;
+
+/* Reverse water-filling of Gaussian components: real bits, such that the sum of count * weight *
+   variance * constant * 4^-bits is least. Where no bound holds the weighted error is the same
+   everywhere: bits = 1/2 log2(weight variance) less a level. A component of weight or variance 0
+   gets its low, at least 0.
+     report  may be NULL
+   LQ_E_ARG: NULL, no component, a target or bounds that are not valid; LQ_E_DATA: a weight or
+   variance is negative, not finite or above 1e60; LQ_E_RANGE: the target cannot be met: bits and
+   report are the nearest that can. The same on every machine up to rounding. Source: Cover and
+   Thomas, "Elements of Information Theory", 10.3.3; LatticeQuant (2026), theorem 1. */
+LQ_API LQ_MUST int lq_bits_fill(lq_bits_component *components, size_t count,
+                                const lq_bits_desc *desc, lq_bits_report *report);
+
+/* The same with a few widths, or with measured errors and rates of any points to choose from: steps
+   of coded pages by lq_rate_of, say. Never worse than one width for all.
+     report  may be NULL
+   Errors as lq_bits_fill; LQ_E_ARG: also a component that has no choice in its bounds; LQ_E_DATA:
+   also errors, rates or a curve; LQ_E_SPACE. The same choices on every machine. Source: marginal
+   analysis, Fox 1966, where steps are alike and errors convex; elsewhere the multiple-choice
+   knapsack by dynamic programming (Kellerer, Pferschy and Pisinger 2004, chapter 11). */
+LQ_API LQ_MUST int lq_bits_choose(lq_bits_component *components, size_t count,
+                                  const lq_bits_desc *desc, lq_bits_report *report,
+                                  void *workspace, size_t workspace_bytes);
+
+/* 0: not valid, or more than there can be. LQ_BITS_EXACT: where steps differ or errors are not
+   convex about count * (bits that are shared out / their common unit) bytes. */
+LQ_API size_t lq_bits_choose_workspace_bytes(const lq_bits_component *components, size_t count,
+                                             const lq_bits_desc *desc);
+
+/* Fills in variance and count of components that lie side by side: heads, or channels (dims 1).
+     x         (tokens, count, dims)
+     centered  1: of the difference from each channel's mean; 0: the mean square
+   LQ_E_ARG: NULL, no tokens or dims; LQ_E_DATA: not finite. Bits of heads by their variance
+   (WarpQuant): this, weights of 1, then lq_bits_choose. */
+LQ_API LQ_MUST int lq_bits_variance(lq_bits_component *components, size_t count, const float *x,
+                                    size_t tokens, size_t dims, int centered);
+
+/* Which eigenvalues of a covariance of `tokens` vectors of `dims` numbers say something: those of
+   noise of `variance` alone lie below the edge, variance (1 + sqrt(dims / tokens))^2 (Marchenko and
+   Pastur 1967). What is dropped below the threshold costs least, for rounding to a low rank (Gavish
+   and Donoho 2014, equation 11). 0: no dims or tokens. */
+LQ_API double lq_noise_edge(double variance, size_t dims, size_t tokens);
+LQ_API double lq_noise_threshold(double variance, size_t dims, size_t tokens);
+
+/* ---- distortion: what an error in keys and values does ---- */
+/* One kv head's queries, keys and values as they meet in attention: RoPE applied.
+     q         (heads, queries, dims) of all query heads that share the kv head
+     k         (tokens, dims)
+     v         (tokens, v_dims)
+     k_error   (tokens, dims) what the cache's keys differ by; NULL: none
+     v_error   (tokens, v_dims); NULL: none
+     v_noise   (tokens) variance of each token's values' noise, in any unit; NULL: all alike
+     heads     default 0 means 1
+     v_dims    default 0 means dims
+     first     query i sees tokens 0 .. first + i, which are tokens
+     scale     of logits; default 0 means 1 / sqrt(dims) */
+typedef struct lq_sensitivity_desc {
+    const float *q;
+    const float *k;
+    const float *v;
+    const float *k_error;
+    const float *v_error;
+    const float *v_noise;
+    size_t heads;
+    size_t queries;
+    size_t tokens;
+    size_t dims;
+    size_t v_dims;
+    size_t first;
+    float scale;
+} lq_sensitivity_desc;
+
+/* How bad a logit's noise is, by its effective variance: below 0.1, below 1, or more. */
+enum { LQ_RISK_SAFE = 1, LQ_RISK_MODERATE = 2, LQ_RISK_CRITICAL = 3 };
+
+/* Why: queries are long (above 3), keys' errors are large (above 0.6), a channel has ten times the
+   mean variance. */
+enum { LQ_CAUSE_QUERY = 1, LQ_CAUSE_NOISE = 2, LQ_CAUSE_OUTLIER = 4 };
+
+/* Means are over queries; a_k are a query's attention weights, mu the sum of a_k v_k.
+     eta_k, eta_v    squared error of an output number by a unit of squared error of a key's, of a
+                     value's: scale^2 |q|^2 sum a_k^2 |v_k - mu|^2 / v_dims; sum a_k^2 (with
+                     v_noise: times its share of the mean)
+     seen            1 / mean of sum a_k^2: tokens that count
+     query           scale^2 |q|^2
+     outlier         largest over mean variance of a channel of k
+   With errors:
+     k_part, v_part  eta times the mean squared error: what they should do to an output number
+     k_share         k_part / (k_part + v_part)
+     measured        what both together do
+     logit_variance  sigma^2_delta: variance over tokens of what k_error does to a query's logits
+     effective       logit_variance (1 - 1 / seen)
+     bound           (exp(logit_variance) - 1) times the largest eigenvalue of v's covariance: of an
+                     output's squared error by k_error, where logits' noise is Gaussian and
+                     attention even
+     risk, causes    LQ_RISK_*, LQ_CAUSE_*, the latter where it is not safe
+     key_bits        for a logit variance of 0.5 at most, if these were 4 bits: 4 to 8 */
+typedef struct lq_sensitivity {
+    double eta_k;
+    double eta_v;
+    double seen;
+    double query;
+    double outlier;
+    double k_part;
+    double v_part;
+    double k_share;
+    double measured;
+    double logit_variance;
+    double effective;
+    double bound;
+    int risk;
+    uint32_t causes;
+    int key_bits;
+} lq_sensitivity;
+
+/* LQ_E_ARG: NULL, no queries, tokens or dims, first + queries above tokens; LQ_E_SPACE; LQ_E_DATA:
+   not finite, v_noise negative; LQ_E_INTERNAL: the eigenvalues did not converge. The weight of a
+   layer's keys in lq_bits_component: the mean of its heads' eta_k, times lq_propagation. Sums of
+   doubles: the same on every machine up to rounding, as all below. Source: LatticeQuant (2026),
+   theorem 1 and its diagnosis of keys. */
+LQ_API LQ_MUST int lq_sensitivity_of(lq_sensitivity *out, const lq_sensitivity_desc *desc,
+                                     void *workspace, size_t workspace_bytes);
+LQ_API size_t lq_sensitivity_workspace_bytes(const lq_sensitivity_desc *desc);
+
+/* Risk, causes and key_bits of logit_variance, effective, query and outlier. */
+LQ_API void lq_sensitivity_judge(lq_sensitivity *out);
+
+/* Gamma: how much of a noise reaches the model's end. |noisy - clean|^2 / |noise|^2.
+     clean, noisy  (count) the end's hidden states without and with the noise
+     noise         (noise_count) what was added in a layer
+   LQ_E_ARG: NULL, no numbers, no noise; LQ_E_DATA: not finite. */
+LQ_API LQ_MUST int lq_propagation(double *gamma, const float *clean, const float *noisy,
+                                  size_t count, const float *noise, size_t noise_count);
+
+/* Where errors point and where it matters. M is the mean of s s', Sigma that of e e'.
+     first          sum of s'e: the first-order change of the loss (theorem A). The rest is at most
+                    the second derivative's part and, of third order, B / 6 times norm^3
+     norm           of all errors
+     risk           tr(M Sigma): mean squared s'e of errors that are independent of s
+     error          tr(Sigma): what a mean squared error sees
+     centered       tr(M Sigma) of errors less their mean
+     drift          |risk - centered| / risk: what the errors' bias does
+     low, high      bounds of risk by the eigenvalues alone: sum of a_i b_(d+1-i), sum of a_i b_i
+                    (Hardy, Littlewood and Polya)
+     position       (risk - low) / (high - low)
+     isotropic      tr(M) tr(Sigma) / d: the risk in a random basis
+     s_top, e_top   largest eigenvalue over trace */
+typedef struct lq_directional {
+    double first;
+    double norm;
+    double risk;
+    double error;
+    double centered;
+    double drift;
+    double low;
+    double high;
+    double position;
+    double isotropic;
+    double s_top;
+    double e_top;
+} lq_directional;
+
+/* Of samples.
+     s         (tokens, dims) gradient of the loss
+     e         (tokens, dims) error
+     s_values, e_values  (dims) eigenvalues of M and of Sigma, falling; may be NULL
+   LQ_E_ARG; LQ_E_SPACE; LQ_E_DATA: not finite; LQ_E_INTERNAL: the eigenvalues did not converge.
+   Source: LatticeQuant (2026), "Directional distortion theory", theorems A and C. */
+LQ_API LQ_MUST int lq_directional_of(lq_directional *out, double *s_values, double *e_values,
+                                     const float *s, const float *e, size_t tokens, size_t dims,
+                                     void *workspace, size_t workspace_bytes);
+LQ_API size_t lq_directional_workspace_bytes(size_t dims);
+
+/* How much the risk depends on the basis (theorem C): least and largest tr(M U Sigma U') of `count`
+   random rotations U, and (most - least) / isotropic: 0 only where Sigma is a multiple of I.
+     s_values, e_values  (dims) eigenvalues of M and of Sigma: no more of them is needed
+   LQ_E_ARG; LQ_E_SPACE; LQ_E_DATA: negative, not finite. Source: Stewart 1980, "The efficient
+   generation of random orthogonal matrices". */
+typedef struct lq_isotropy {
+    double least;
+    double most;
+    double range;
+} lq_isotropy;
+
+LQ_API LQ_MUST int lq_isotropy_of(lq_isotropy *out, const double *s_values, const double *e_values,
+                                  size_t dims, size_t count, uint64_t seed, void *workspace,
+                                  size_t workspace_bytes);
+LQ_API size_t lq_isotropy_workspace_bytes(size_t dims);
+
+/* Dims sorted for blocks that share a scale: by falling mean square, so that a block's are alike.
+     order    (dims) out: the dim that comes first, second ..
+     squares  (dims) out: mean square of each dim
+     x        (tokens, dims)
+     mean_before, most_before, mean_after, most_after
+              arithmetic over geometric mean of the squares in blocks of `block`: mean and largest
+   LQ_E_ARG: also dims not a multiple of block; LQ_E_DATA. Source: LatticeQuant (2026), CABA. */
+typedef struct lq_caba {
+    double mean_before;
+    double most_before;
+    double mean_after;
+    double most_after;
+} lq_caba;
+
+LQ_API LQ_MUST int lq_caba_of(lq_caba *out, size_t *order, double *squares, const float *x,
+                              size_t tokens, size_t dims, size_t block);
+
+/* ---- dither ---- */
+/* The cells a dither is uniform in: LQ_Z, LQ_D4, LQ_E8 and that of the Leech lattice. */
+enum { LQ_CELL_LEECH = 24 };
+
+/* Numbers of a cell: 1, 4, 8, 24; 0 if unknown. Mean squared error of a number in it, in steps^2:
+   1/12, 13/120, 929/12960, 0.0657710; the same in every direction. */
+LQ_API size_t lq_cell_dims(int cell);
+LQ_API double lq_cell_moment(int cell);
+
+/* LQ_DITHER_SUBTRACTIVE: what is added before rounding is taken away again: the error is uniform in
+   the cell, whatever the number (Zamir and Feder 1996; the "crypto lemma").
+   LQ_DITHER_ADDED: stays added: the error's mean is 0, its variance depends on the number, on
+   average it is twice as large.
+   LQ_DITHER_TWICE: the sum of two is added: variance 3 times that, whatever the number (Lipshitz,
+   Wannamaker and Vanderkooy 1992). */
+enum { LQ_DITHER_SUBTRACTIVE = 1, LQ_DITHER_ADDED = 2, LQ_DITHER_TWICE = 3 };
+
+/* Dither: numbers of a seed, the same on every machine.
+     step   of the lattice
+     cell   LQ_Z, LQ_D4, LQ_E8 or LQ_CELL_LEECH
+     kind   LQ_DITHER_*; default 0: none
+     first  place of the first number in the whole, a multiple of lq_cell_dims: any run of it can be
+            read by itself */
+typedef struct lq_dither {
+    float step;
+    int cell;
+    int kind;
+    uint64_t seed;
+    uint64_t first;
+} lq_dither;
+
+/* The dither itself, (count) in steps. LQ_E_ARG. */
+LQ_API LQ_MUST int lq_dither_values(float *dst, size_t count, const lq_dither *dither);
+
+/* Nearest points of src and its dither, as lq_lattice_nearest or lq_leech_nearest makes them, with
+   their errors; lq_dither_point is the other way. The same points on every machine. */
+LQ_API LQ_MUST int lq_dither_nearest(int16_t *points, const float *src, size_t count,
+                                     const lq_dither *dither);
+LQ_API LQ_MUST int lq_dither_point(float *dst, const int16_t *points, size_t count,
+                                   const lq_dither *dither);
+
+/* Variance of the sum of all s'e where errors of tokens are independent, with mean 0 and the same
+   variance in every direction: sum of variance_t |s_t|^2, no more terms (theorem B). Of dithered
+   tokens the variance is lq_cell_moment times step^2.
+     s  (tokens, dims)
+   LQ_E_ARG; LQ_E_DATA: not finite, negative. */
+LQ_API LQ_MUST int lq_variance_sum(double *sum, const float *s, const float *variances,
+                                   size_t tokens, size_t dims);
+
 /* ---- weights of tokens: what will be looked at ---- */
 /* How the mean queries of a profile are asked.
      ahead   from how many positions behind the last token: default 0 means 4096. The fewer, the
@@ -2695,7 +3031,9 @@ LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
                                      uint64_t first, size_t tokens, void *workspace,
                                      size_t workspace_bytes);
 
-/* ---- kv: the live cache of an inference engine ---- */
+/* ================================================================================================
+   >>kv   the live cache of an inference engine
+   ============================================================================================== */
 #define LQ_KV_NONE 0xffffffffu /* for sinks and window: none at all */
 #define LQ_KV_NOTHING (-1e30f) /* log-sum-exp of a query that saw no token */
 
@@ -22911,6 +23249,1545 @@ LQ_API int lq_profile_expect(float *dst, const lq_profile *profile, const lq_geo
     if (status) return status;
     memset(dst, 0, sinks * sizeof *dst);
     lq__expect_weights(dst + sinks, w.sums, left, keys);
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>bits   who gets how many bits: reverse water-filling; the best of a few widths
+
+   A component of n numbers, weight w and variance v has the error n w v c 4^-b at b bits. The least
+   sum of errors at a sum of bits has one slope everywhere: b = h - level with h = 1/2 log2(w v), as
+   water stands at one level; a component whose b would be out of its bounds stays at the bound, and
+   the level is that of the rest (Kuhn and Tucker). Both sums go one way with the level: a bisection
+   finds it, and one step of Newton's method, exact as no bound lies between, the last bits.
+   Of a few points (bits, error) for each component the best are a multiple-choice knapsack. Steps
+   along the lower convex hulls of all components, steepest first, pass through points each of which
+   is the best at its bits (Fox 1966; Everett 1963). So the last is the best of all if it leaves no
+   bits, or fewer than any two choices differ by. Else dynamic programming decides: row[s] is the
+   least error of the components so far with s units above their cheapest, the unit being what all
+   differences of costs are multiples of.
+   Choices are the same everywhere: costs are integers, every error is a chain of single products
+   (LQ__APART: no compiler joins or reorders them), sums are taken term by term.
+   ============================================================================================== */
+#define LQ__BITS_CHOICES 64u
+#define LQ__BITS_BOUND 500.0  /* no component has more bits, or fewer than minus that */
+#define LQ__BITS_LEVEL 1200.0 /* heights are below 200 */
+#define LQ__BITS_SLACK 1e-12  /* of sums of floats */
+#define LQ__BITS_LARGEST 1e60
+
+/* The sum of c[i] x^i, i < count. Apart: unrolled in each place, its constants would be in every
+   program. */
+LQ__APART double lq__bits_series(const double *c, size_t count, double x)
+{
+    double sum = 0;
+    for (size_t i = count; i-- > 0;) {
+        sum = sum * x + c[i];
+    }
+    return sum;
+}
+
+/* log2 of a positive normal number to an ulp or two, exact for powers of two: the series of atanh
+   on [sqrt(1/2), sqrt(2)). */
+LQ__STATIC double lq__bits_log2(double x)
+{
+    static const double odd[11] = {1,        1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9, 1.0 / 11,
+                                   1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21};
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    u += 0x3ff0000000000000u - 0x3fe6a09e667f3bcdu;
+    double e = (double)((int32_t)(u >> 52) - 1023);
+    u = (u & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu;
+    double m;
+    memcpy(&m, &u, 8);
+    double z = (m - 1) / (m + 1);
+    return e + 2.8853900817779268 * z * lq__bits_series(odd, 11, z * z);
+}
+
+/* 2^x to an ulp or two, exact for integers; 2^+-1000 beyond. */
+LQ__STATIC double lq__bits_exp2(double x)
+{
+    static const double factor[17] = {
+        /* 1 / i! */
+        1.0,           1.0,           1.0 / 2,         1.0 / 6,          1.0 / 24,
+        1.0 / 120,     1.0 / 720,     1.0 / 5040,      1.0 / 40320,      1.0 / 362880,
+        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200,
+        1.0 / 1307674368000, 1.0 / 20922789888000};
+    x = LQ__MAX(-1000.0, LQ__MIN(x, 1000.0));
+    int32_t n = (int32_t)(x + (x < 0 ? -0.5 : 0.5));
+    return lq__bits_series(factor, 17, (x - n) * 0.69314718055994531) * lq__pow2_f64(n);
+}
+
+/* Whether a number is negative, not finite or too large: by its bits, which -ffast-math leaves. */
+LQ__STATIC int lq__bits_bad(double x)
+{
+    const double largest = LQ__BITS_LARGEST;
+    uint64_t u;
+    uint64_t most;
+    memcpy(&u, &x, 8);
+    memcpy(&most, &largest, 8);
+    return u > most && u != (uint64_t)1 << 63;
+}
+
+LQ__INLINE int lq__bits_zero(double x)
+{
+    return x < 1 / LQ__BITS_LARGEST;
+}
+
+LQ__INLINE size_t lq__bits_count(const lq_bits_component *c)
+{
+    return c->count ? c->count : 1;
+}
+
+LQ__INLINE double lq__bits_high(const lq_bits_component *c)
+{
+    return LQ__MIN(c->high > 0 || c->high < 0 ? c->high : LQ__BITS_BOUND, LQ__BITS_BOUND);
+}
+
+/* Checks what all functions take; *total becomes the numbers of all components, at most 2^44. */
+LQ__STATIC int lq__bits_check(const lq_bits_component *of, size_t count, const lq_bits_desc *desc,
+                              double *total)
+{
+    uint64_t sum = 0;
+    if (!of || count == 0 || !desc || lq__bits_bad(desc->target) || !(desc->target > 0) ||
+        (desc->kind && desc->kind != LQ_RATE_BITS && desc->kind != LQ_RATE_ERROR) ||
+        lq__bits_bad(desc->constant)) {
+        return LQ_E_ARG;
+    }
+    int status = LQ_OK;
+    for (size_t i = 0; i < count; i++) {
+        double low = of[i].low;
+        double high = of[i].high;
+        if (lq__bits_bad(low < 0 ? -low : low) || lq__bits_bad(high < 0 ? -high : high) ||
+            low < -LQ__BITS_BOUND || low > lq__bits_high(of + i)) {
+            return LQ_E_ARG;
+        }
+        uint64_t own = lq__bits_count(of + i);
+        if (own > (uint64_t)1 << 44) return LQ_E_ARG;
+        sum += own;
+        if (sum > (uint64_t)1 << 44) return LQ_E_ARG;
+        if (lq__bits_bad(of[i].weight) || lq__bits_bad(of[i].variance)) status = LQ_E_DATA;
+    }
+    *total = (double)sum;
+    return status;
+}
+
+LQ__INLINE double lq__bits_constant(const lq_bits_desc *desc)
+{
+    return lq__bits_zero(desc->constant) ? 1.0 : desc->constant;
+}
+
+/* ---- real bits ----
+   While a level is looked for, a component's `bits` is its height. */
+#define LQ__BITS_DRY (-1e30) /* height of a component that does not matter */
+
+typedef struct lq__fill {
+    lq_bits_component *of;
+    size_t count;
+    double constant; /* log2 */
+    int flat;        /* one width for all: all heights are taken for 0 */
+} lq__fill;
+
+/* Bits of a component at a level. */
+LQ__STATIC double lq__fill_bits(const lq__fill *f, const lq_bits_component *c, double level)
+{
+    int dry = c->bits <= LQ__BITS_DRY;
+    double high = lq__bits_high(c);
+    double low = dry ? LQ__MAX(c->low, LQ__MIN(high, 0.0)) : c->low;
+    double bits = f->flat ? -level : c->bits - level;
+    return LQ__MAX(low, LQ__MIN(bits, high));
+}
+
+/* Sums over all components at a level, times their counts.
+     loose, loose_error  of the numbers that no bound holds */
+typedef struct lq__fill_sums {
+    double bits;
+    double error;
+    double loose;
+    double loose_error;
+} lq__fill_sums;
+
+LQ__STATIC lq__fill_sums lq__fill_at(const lq__fill *f, double level)
+{
+    lq__fill_sums sums = {0, 0, 0, 0};
+    for (size_t i = 0; i < f->count; i++) {
+        const lq_bits_component *c = f->of + i;
+        double n = (double)lq__bits_count(c);
+        double bits = lq__fill_bits(f, c, level);
+        int dry = c->bits <= LQ__BITS_DRY;
+        double error = dry ? 0 : n * lq__bits_exp2(2 * (c->bits - bits) + f->constant);
+        int loose = !(f->flat && dry) && bits > c->low && bits < lq__bits_high(c);
+        sums.bits += n * bits;
+        sums.error += error;
+        sums.loose += loose ? n : 0;
+        sums.loose_error += loose ? error : 0;
+    }
+    return sums;
+}
+
+/* The level at which the sum of bits, or of errors, is `target`. LQ_E_RANGE: the nearest. */
+LQ__STATIC int lq__fill_level(const lq__fill *f, int by_error, double target, double *level)
+{
+    double low = -LQ__BITS_LEVEL; /* many bits, little error */
+    double high = LQ__BITS_LEVEL;
+    double most = target + target * LQ__BITS_SLACK;
+    lq__fill_sums sums = lq__fill_at(f, by_error ? low : high);
+    *level = by_error ? low : high;
+    if ((by_error ? sums.error : sums.bits) > most) return LQ_E_RANGE;
+    sums = lq__fill_at(f, by_error ? high : low);
+    *level = by_error ? high : low;
+    if ((by_error ? sums.error : sums.bits) <= most) return LQ_OK;
+    for (int i = 0; i < 64; i++) {
+        double middle = low + (high - low) / 2;
+        sums = lq__fill_at(f, middle);
+        if (by_error ? sums.error > target : sums.bits <= target) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    *level = by_error ? low : high;
+    sums = lq__fill_at(f, *level);
+    if (!by_error && sums.loose > 0) *level += (sums.bits - target) / sums.loose;
+    if (by_error && sums.loose_error > 0) {
+        double rest = (target - (sums.error - sums.loose_error)) / sums.loose_error;
+        if (rest > 0.5 && rest < 2) *level += 0.5 * lq__bits_log2(rest);
+    }
+    return LQ_OK;
+}
+
+/* Arithmetic over geometric mean of 4^height, of all numbers. */
+LQ__STATIC double lq__fill_gain(const lq__fill *f)
+{
+    double n = 0;
+    double sum = 0;
+    double height = 0;
+    for (size_t i = 0; i < f->count; i++) {
+        double own = (double)lq__bits_count(f->of + i);
+        if (f->of[i].bits <= LQ__BITS_DRY) continue;
+        n += own;
+        sum += own * lq__bits_exp2(2 * f->of[i].bits);
+        height += own * f->of[i].bits;
+    }
+    return n > 0 ? sum / n * lq__bits_exp2(-2 * height / n) : 1.0;
+}
+
+LQ_API int lq_bits_fill(lq_bits_component *components, size_t count, const lq_bits_desc *desc,
+                        lq_bits_report *report)
+{
+    double total;
+    int status = lq__bits_check(components, count, desc, &total);
+    if (status) return status;
+    lq__fill f = {components, count, lq__bits_log2(lq__bits_constant(desc)), 1};
+    int by_error = desc->kind == LQ_RATE_ERROR;
+    lq_bits_report r;
+    double level;
+    memset(&r, 0, sizeof r);
+    for (size_t i = 0; i < count; i++) {
+        lq_bits_component *c = components + i;
+        int dry = lq__bits_zero(c->weight) || lq__bits_zero(c->variance);
+        c->bits = LQ__BITS_DRY;
+        if (!dry) c->bits = 0.5 * (lq__bits_log2(c->weight) + lq__bits_log2(c->variance));
+    }
+    r.gain = lq__fill_gain(&f);
+    if (lq__fill_level(&f, by_error, desc->target * total, &level) == LQ_OK) {
+        lq__fill_sums flat = lq__fill_at(&f, level);
+        r.uniform_bits = flat.bits / total;
+        r.uniform_error = flat.error / total;
+    }
+    f.flat = 0;
+    status = lq__fill_level(&f, by_error, desc->target * total, &level);
+    lq__fill_sums sums = lq__fill_at(&f, level);
+    r.bits = sums.bits / total;
+    r.error = sums.error / total;
+    r.bound = by_error ? r.bits : r.error;
+    r.exact = !status;
+    for (size_t i = 0; i < count; i++) {
+        lq_bits_component *c = components + i;
+        c->bits = lq__fill_bits(&f, c, level);
+        r.at_low += c->bits <= c->low;
+        r.at_high += c->bits >= lq__bits_high(c);
+    }
+    if (report) *report = r;
+    return status;
+}
+
+/* ---- the best of a few choices ---- */
+/* The next point of a component's hull: how much error less for how much cost. */
+typedef struct lq__bits_step {
+    double less;
+    double slope;
+    uint64_t cost;
+    size_t choice;
+} lq__bits_step;
+
+/* A component's choices: costs in 1/256 bits, UINT64_MAX where one is out of its bounds; errors. */
+typedef struct lq__bits_points {
+    uint64_t cost[LQ__BITS_CHOICES];
+    double error[LQ__BITS_CHOICES];
+    size_t cheapest;
+    size_t dearest;
+    size_t count;
+} lq__bits_points;
+
+/* least, most  costs of the cheapest and of the dearest choices
+   unit         all differences of costs are multiples of that
+   alike        every step of a hull costs one unit
+   budget       beyond `least`, a multiple of the unit
+   left         of the budget
+   states       of a row; 0: none is needed */
+typedef struct lq__choose {
+    const lq_bits_desc *desc;
+    lq_bits_component *of;
+    size_t count;
+    double total;
+    double target;
+    uint64_t least;
+    uint64_t most;
+    uint64_t unit;
+    uint64_t budget;
+    uint64_t left;
+    size_t states;
+    int alike;
+    lq__bits_step *step; /* (count) */
+    size_t *heap;        /* (count) components by slope */
+    size_t heap_count;
+    double *rows;   /* (2, states) */
+    uint8_t *taken; /* (count, states) */
+    double bound;
+    int proven;
+} lq__choose;
+
+/* One product, rounded once. */
+LQ__APART double lq__bits_times(double a, double b)
+{
+    return a * b;
+}
+
+LQ__INLINE double lq__bits_rate(const lq__choose *w, size_t i, size_t k)
+{
+    return w->of[i].rates ? w->of[i].rates[k] : w->desc->widths[k];
+}
+
+/* A rate in 1/256 bits; whether that is not rounded. */
+LQ__INLINE uint64_t lq__bits_cost(double rate)
+{
+    return (uint64_t)(rate * 256 + 0.5);
+}
+
+LQ__INLINE int lq__bits_whole(double rate)
+{
+    double rest = rate * 256 - (double)lq__bits_cost(rate);
+    return !(rest < 0) && !(rest > 0);
+}
+
+LQ__STATIC double lq__bits_error(const lq__choose *w, size_t i, size_t k)
+{
+    const lq_bits_component *c = w->of + i;
+    double error = c->errors ? c->errors[k] : c->variance;
+    if (!c->errors && w->desc->curve) {
+        error = lq__bits_times(error, w->desc->curve[k]);
+    } else if (!c->errors) {
+        error = lq__bits_times(error, lq__bits_exp2(-2 * lq__bits_rate(w, i, k)));
+        error = lq__bits_times(error, lq__bits_constant(w->desc));
+    }
+    return lq__bits_times(lq__bits_times(error, c->weight), (double)lq__bits_count(c));
+}
+
+LQ__STATIC void lq__bits_points_of(lq__bits_points *p, const lq__choose *w, size_t i)
+{
+    const lq_bits_component *c = w->of + i;
+    p->count = 0;
+    p->cheapest = 0;
+    p->dearest = 0;
+    for (size_t k = 0; k < w->desc->width_count; k++) {
+        double rate = lq__bits_rate(w, i, k);
+        p->cost[k] = UINT64_MAX;
+        p->error[k] = 0;
+        if (rate < c->low || rate > lq__bits_high(c)) continue;
+        p->cost[k] = lq__bits_count(c) * lq__bits_cost(rate);
+        p->error[k] = lq__bits_error(w, i, k);
+        size_t a = p->cheapest;
+        if (!p->count || p->cost[k] < p->cost[a] ||
+            (p->cost[k] == p->cost[a] && p->error[k] < p->error[a])) {
+            p->cheapest = k;
+        }
+        if (!p->count || p->cost[k] > p->cost[p->dearest]) p->dearest = k;
+        p->count++;
+    }
+}
+
+/* The step along the hull from a choice; 0: no dearer one has less error. */
+LQ__STATIC int lq__bits_step_of(lq__bits_step *step, const lq__bits_points *p, size_t choices,
+                                size_t from)
+{
+    int any = 0;
+    for (size_t k = 0; k < choices; k++) {
+        if (p->cost[k] == UINT64_MAX || p->cost[k] <= p->cost[from] ||
+            !(p->error[k] < p->error[from])) {
+            continue;
+        }
+        uint64_t cost = p->cost[k] - p->cost[from];
+        double less = p->error[from] - p->error[k];
+        double slope = less / (double)cost;
+        if (any && (slope < step->slope || (slope <= step->slope && cost >= step->cost))) continue;
+        step->less = less;
+        step->slope = slope;
+        step->cost = cost;
+        step->choice = k;
+        any = 1;
+    }
+    return any;
+}
+
+LQ__STATIC uint64_t lq__bits_gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Costs of all components together; whether each has a choice. */
+LQ__STATIC int lq__choose_costs(lq__choose *w)
+{
+    lq__bits_points p;
+    lq__bits_step step;
+    uint64_t longest = 0;
+    w->unit = 0;
+    w->least = 0;
+    w->most = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        if (!p.count) return LQ_E_ARG;
+        for (size_t k = 0; k < w->desc->width_count; k++) {
+            if (p.cost[k] != UINT64_MAX) {
+                w->unit = lq__bits_gcd(w->unit, p.cost[k] - p.cost[p.cheapest]);
+            }
+        }
+        for (size_t k = p.cheapest; lq__bits_step_of(&step, &p, w->desc->width_count, k);) {
+            longest = LQ__MAX(longest, step.cost);
+            k = step.choice;
+        }
+        w->least += p.cost[p.cheapest];
+        w->most += p.cost[p.dearest];
+    }
+    w->unit = w->unit ? w->unit : 1;
+    w->alike = longest <= w->unit;
+    return LQ_OK;
+}
+
+/* Checks a request; costs, the budget, how many states there are. */
+LQ__STATIC int lq__choose_init(lq__choose *w, lq_bits_component *of, size_t count,
+                               const lq_bits_desc *desc)
+{
+    memset(w, 0, sizeof *w);
+    int status = lq__bits_check(of, count, desc, &w->total);
+    if (status == LQ_E_ARG || desc->width_count == 0 || desc->width_count > LQ__BITS_CHOICES ||
+        (desc->search && desc->search != LQ_BITS_EXACT && desc->search != LQ_BITS_GREEDY)) {
+        return LQ_E_ARG;
+    }
+    int bad = 0;
+    int rounded = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double *rates = of[i].rates ? of[i].rates : desc->widths;
+        if (!rates) return LQ_E_ARG;
+        for (size_t k = 0; k < desc->width_count; k++) {
+            bad |= lq__bits_bad(rates[k]) || rates[k] > LQ__BITS_BOUND;
+            rounded |= !bad && !lq__bits_whole(rates[k]);
+            bad |= of[i].errors && lq__bits_bad(of[i].errors[k]);
+            bad |= desc->curve && lq__bits_bad(desc->curve[k]);
+        }
+    }
+    if (status || bad) return LQ_E_DATA;
+    w->desc = desc;
+    w->of = of;
+    w->count = count;
+    w->target = desc->target * w->total;
+    status = lq__choose_costs(w);
+    if (status) return status;
+    uint64_t states = (w->most - w->least) / w->unit;
+    if (desc->kind != LQ_RATE_ERROR) {
+        double target = LQ__MIN(desc->target, LQ__BITS_BOUND) * 256;
+        double up = (double)(uint64_t)(target + 0.5);
+        if (rounded) target = LQ__MAX(target, up); /* as rates are */
+        uint64_t all = (uint64_t)(target * w->total + 0.015625);
+        status = all < w->least ? LQ_E_RANGE : LQ_OK;
+        w->budget = status ? 0 : (all - w->least) / w->unit * w->unit;
+        states = LQ__MIN(states, w->budget / w->unit);
+    }
+    if (desc->search != LQ_BITS_GREEDY && !w->alike) {
+        w->states = states >= SIZE_MAX ? SIZE_MAX : (size_t)states + 1;
+    }
+    return status;
+}
+
+LQ__STATIC void lq__choose_place(lq__choose *w, lq__arena *a)
+{
+    size_t pairs;
+    size_t all;
+    if (!lq__mul_ok(&pairs, 2, w->states)) pairs = SIZE_MAX;
+    if (!lq__mul_ok(&all, w->count, w->states)) all = SIZE_MAX;
+    w->step = (lq__bits_step *)lq__arena_array(a, w->count, sizeof *w->step);
+    w->heap = (size_t *)lq__arena_array(a, w->count, sizeof *w->heap);
+    w->rows = (double *)lq__arena_array(a, pairs, sizeof *w->rows);
+    w->taken = (uint8_t *)lq__arena_array(a, all, 1);
+}
+
+LQ_API size_t lq_bits_choose_workspace_bytes(const lq_bits_component *components, size_t count,
+                                             const lq_bits_desc *desc)
+{
+    lq__choose w;
+    lq__arena a = lq__arena_dry();
+    /* of the components only what is asked is read */
+    int status = lq__choose_init(&w, (lq_bits_component *)(uintptr_t)components, count, desc);
+    if (status && status != LQ_E_RANGE) return 0;
+    lq__choose_place(&w, &a);
+    return lq__arena_bytes(&a);
+}
+
+/* ---- one width for all ---- */
+/* The choice of a component that is nearest to a width. */
+LQ__STATIC size_t lq__bits_nearest(const lq__choose *w, const lq__bits_points *p, size_t i,
+                                   double width)
+{
+    size_t best = p->cheapest;
+    double least = 2 * LQ__BITS_BOUND;
+    for (size_t k = 0; k < w->desc->width_count; k++) {
+        double far = lq__bits_rate(w, i, k) - width;
+        far = far < 0 ? -far : far;
+        if (p->cost[k] != UINT64_MAX && far < least) {
+            best = k;
+            least = far;
+        }
+    }
+    return best;
+}
+
+/* The best choice for all of them; width_count: none meets the target. */
+LQ__STATIC size_t lq__choose_uniform(const lq__choose *w, lq_bits_report *r)
+{
+    size_t choices = w->desc->width_count;
+    size_t best = choices;
+    lq__bits_points p;
+    for (size_t k = 0; k < choices; k++) {
+        uint64_t cost = 0;
+        double bits = 0;
+        double error = 0;
+        for (size_t i = 0; i < w->count; i++) {
+            lq__bits_points_of(&p, w, i);
+            size_t own = p.cost[k] != UINT64_MAX
+                             ? k
+                             : lq__bits_nearest(w, &p, i, lq__bits_rate(w, i, k));
+            cost += p.cost[own];
+            bits += (double)lq__bits_count(w->of + i) * lq__bits_rate(w, i, own);
+            error += p.error[own];
+        }
+        int by_error = w->desc->kind == LQ_RATE_ERROR;
+        int meets = by_error ? error <= w->target + w->target * LQ__BITS_SLACK
+                             : cost - w->least <= w->budget;
+        int better = best == choices || (by_error ? bits / w->total < r->uniform_bits
+                                                  : error / w->total < r->uniform_error);
+        if (meets && better) {
+            best = k;
+            r->uniform_bits = bits / w->total;
+            r->uniform_error = error / w->total;
+        }
+    }
+    return best;
+}
+
+LQ__STATIC void lq__choose_one_width(lq__choose *w, size_t k)
+{
+    lq__bits_points p;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        w->of[i].choice =
+            p.cost[k] != UINT64_MAX ? k : lq__bits_nearest(w, &p, i, lq__bits_rate(w, i, k));
+    }
+}
+
+/* ---- by falling slope ---- */
+LQ__INLINE int lq__bits_before(const lq__choose *w, size_t a, size_t b)
+{
+    double x = w->step[a].slope;
+    double y = w->step[b].slope;
+    return x > y || (x >= y && a < b);
+}
+
+/* Moves what is at `at` down to its place. */
+LQ__STATIC void lq__choose_sift(lq__choose *w, size_t at)
+{
+    size_t *heap = w->heap;
+    for (size_t child = 2 * at + 1; child < w->heap_count; child = 2 * at + 1) {
+        if (child + 1 < w->heap_count && lq__bits_before(w, heap[child + 1], heap[child])) child++;
+        if (!lq__bits_before(w, heap[child], heap[at])) return;
+        size_t up = heap[child];
+        heap[child] = heap[at];
+        heap[at] = up;
+        at = child;
+    }
+}
+
+LQ__STATIC double lq__choose_error(const lq__choose *w)
+{
+    lq__bits_points p;
+    double error = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        error += p.error[w->of[i].choice];
+    }
+    return error;
+}
+
+/* All at their cheapest; their next steps as a heap. */
+LQ__STATIC void lq__choose_start(lq__choose *w)
+{
+    lq__bits_points p;
+    w->left = w->budget;
+    w->heap_count = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq__bits_points_of(&p, w, i);
+        w->of[i].choice = p.cheapest;
+        if (lq__bits_step_of(w->step + i, &p, w->desc->width_count, p.cheapest)) {
+            w->heap[w->heap_count++] = i;
+        }
+    }
+    for (size_t at = w->heap_count / 2; at > 0; at--) {
+        lq__choose_sift(w, at - 1);
+    }
+}
+
+/* Takes step after step, the steepest first, until the target is met or the budget spent. The sum
+   of errors is taken anew whenever it has fallen much, so that its last bits stay right. */
+LQ__STATIC void lq__choose_greedy(lq__choose *w)
+{
+    int by_error = w->desc->kind == LQ_RATE_ERROR;
+    lq__bits_points p;
+    lq__choose_start(w);
+    double error = lq__choose_error(w);
+    double fresh = error;
+    uint64_t spent = w->least;
+    w->proven = 1;
+    w->bound = by_error ? (double)spent / 256 : -1;
+    while (w->heap_count && !(by_error && error <= w->target + w->target * LQ__BITS_SLACK)) {
+        size_t i = w->heap[0];
+        const lq__bits_step *step = w->step + i;
+        int fits = by_error || step->cost <= w->left;
+        if (!fits && w->left && w->proven) { /* a part of that step bounds what is left to gain */
+            w->bound = error - step->slope * (double)w->left;
+            w->proven = 0;
+        }
+        if (by_error) {
+            double part = LQ__MIN((error - w->target) / step->less, 1.0);
+            w->bound = ((double)spent + part * (double)step->cost) / 256;
+            w->proven = step->cost == w->unit || part >= 1;
+        }
+        if (fits) {
+            w->of[i].choice = step->choice;
+            w->left -= by_error ? 0 : step->cost;
+            spent += step->cost;
+            error -= step->less;
+            if (error < fresh / 16) error = fresh = lq__choose_error(w);
+            lq__bits_points_of(&p, w, i);
+            fits = lq__bits_step_of(w->step + i, &p, w->desc->width_count, w->of[i].choice);
+        }
+        if (!fits) w->heap[0] = w->heap[--w->heap_count];
+        lq__choose_sift(w, 0);
+    }
+}
+
+/* ---- the best of all ---- */
+LQ__STATIC void lq__choose_exact(lq__choose *w)
+{
+    size_t states = w->states;
+    double *row = w->rows;
+    double *next = w->rows + states;
+    lq__bits_points p;
+    for (size_t s = 0; s < states; s++) {
+        row[s] = 0;
+    }
+    for (size_t i = 0; i < w->count; i++) {
+        uint8_t *taken = w->taken + i * states;
+        lq__bits_points_of(&p, w, i);
+        memset(taken, (int)p.cheapest, states);
+        for (size_t s = 0; s < states; s++) {
+            next[s] = row[s] + p.error[p.cheapest];
+        }
+        for (size_t k = 0; k < w->desc->width_count; k++) {
+            uint64_t more = p.cost[k] - p.cost[p.cheapest];
+            if (p.cost[k] == UINT64_MAX || more / w->unit >= states) continue;
+            for (size_t s = (size_t)(more / w->unit), from = 0; s < states; s++, from++) {
+                double error = row[from] + p.error[k];
+                if (error < next[s]) {
+                    next[s] = error;
+                    taken[s] = (uint8_t)k;
+                }
+            }
+        }
+        double *other = row;
+        row = next;
+        next = other;
+    }
+    size_t s = states - 1;
+    if (w->desc->kind == LQ_RATE_ERROR) {
+        while (s && row[s - 1] <= w->target + w->target * LQ__BITS_SLACK) {
+            s--;
+        }
+    }
+    for (size_t i = w->count; i-- > 0;) {
+        size_t k = w->taken[i * states + s];
+        lq__bits_points_of(&p, w, i);
+        s -= (size_t)((p.cost[k] - p.cost[p.cheapest]) / w->unit);
+        w->of[i].choice = k;
+    }
+    w->proven = 1;
+}
+
+/* What the choices come to. */
+LQ__STATIC void lq__choose_sum(lq__choose *w, lq_bits_report *r)
+{
+    r->bits = 0;
+    r->error = 0;
+    r->at_low = 0;
+    r->at_high = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        lq_bits_component *c = w->of + i;
+        lq__bits_points p;
+        lq__bits_points_of(&p, w, i);
+        c->bits = lq__bits_rate(w, i, c->choice);
+        r->bits += (double)lq__bits_count(c) * c->bits;
+        r->error += p.error[c->choice];
+        r->at_low += p.cost[c->choice] == p.cost[p.cheapest];
+        r->at_high += p.cost[c->choice] == p.cost[p.dearest];
+    }
+    r->bits /= w->total;
+    r->error /= w->total;
+}
+
+/* The gain of variances, or of what errors say of them at a choice for all. */
+LQ__STATIC double lq__choose_gain(const lq__choose *w, size_t k)
+{
+    double n = 0;
+    double sum = 0;
+    double height = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        const lq_bits_component *c = w->of + i;
+        double own = (double)lq__bits_count(c);
+        double v = c->errors ? c->errors[k] : c->variance;
+        if (lq__bits_zero(c->weight) || lq__bits_zero(v)) continue;
+        double h = lq__bits_log2(c->weight) + lq__bits_log2(v);
+        h += c->errors ? 2 * lq__bits_rate(w, i, k) : 0;
+        n += own;
+        sum += own * lq__bits_exp2(h);
+        height += own * h;
+    }
+    return n > 0 ? sum / n * lq__bits_exp2(-height / n) : 1.0;
+}
+
+LQ_API int lq_bits_choose(lq_bits_component *components, size_t count, const lq_bits_desc *desc,
+                          lq_bits_report *report, void *workspace, size_t workspace_bytes)
+{
+    lq__choose w;
+    int status = lq__choose_init(&w, components, count, desc);
+    if (status && status != LQ_E_RANGE) return status;
+    lq__arena dry = lq__arena_dry();
+    lq__choose_place(&w, &dry);
+    if (!workspace) return LQ_E_ARG;
+    if (!lq__arena_bytes(&dry) || workspace_bytes < lq__arena_bytes(&dry)) return LQ_E_SPACE;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__choose_place(&w, &arena);
+    int by_error = desc->kind == LQ_RATE_ERROR;
+    size_t choices = desc->width_count;
+    lq_bits_report r;
+    memset(&r, 0, sizeof r);
+    size_t uniform = status ? choices : lq__choose_uniform(&w, &r);
+    r.gain = lq__choose_gain(&w, uniform < choices ? uniform : 0);
+    lq__choose_greedy(&w);
+    lq__choose_sum(&w, &r);
+    if (by_error && r.error * w.total > w.target + w.target * 2 * LQ__BITS_SLACK) {
+        status = LQ_E_RANGE;
+    } else if (!status && !w.proven && w.states) {
+        lq__choose_exact(&w);
+        lq__choose_sum(&w, &r);
+    }
+    if (uniform < choices && (by_error ? r.uniform_bits < r.bits : r.uniform_error < r.error) &&
+        !w.proven) {
+        lq__choose_one_width(&w, uniform);
+        lq__choose_sum(&w, &r);
+    }
+    r.exact = !status && w.proven;
+    r.bound = w.proven ? (by_error ? r.bits : r.error) : w.bound / w.total;
+    if (report) *report = r;
+    return status;
+}
+
+/* ---- variances ---- */
+LQ_API int lq_bits_variance(lq_bits_component *components, size_t count, const float *x,
+                            size_t tokens, size_t dims, int centered)
+{
+    if (!components || !x || count == 0 || tokens == 0 || dims == 0) return LQ_E_ARG;
+    for (size_t i = 0; i < count * dims * tokens; i++) {
+        if (!lq__finite_bits(lq__bits_of_f32(x[i]))) return LQ_E_DATA;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double squares = 0;
+        for (size_t d = i * dims; d < (i + 1) * dims; d++) {
+            double mean = 0;
+            for (size_t t = 0; centered && t < tokens; t++) {
+                mean += (double)x[t * count * dims + d] / (double)tokens;
+            }
+            for (size_t t = 0; t < tokens; t++) {
+                double v = (double)x[t * count * dims + d] - mean;
+                squares += v * v;
+            }
+        }
+        components[i].variance = squares / ((double)tokens * (double)dims);
+        components[i].count = dims;
+    }
+    return LQ_OK;
+}
+
+LQ_API double lq_noise_edge(double variance, size_t dims, size_t tokens)
+{
+    if (!dims || !tokens) return 0;
+    double side = 1 + lq__sqrt_f64((double)dims / (double)tokens);
+    return variance * side * side;
+}
+
+/* The singular value is lambda(beta) sqrt(n variance) of a matrix with a longer side of n numbers
+   and a shorter of beta n. */
+LQ_API double lq_noise_threshold(double variance, size_t dims, size_t tokens)
+{
+    if (!dims || !tokens) return 0;
+    double longer = (double)LQ__MAX(dims, tokens);
+    double beta = (double)LQ__MIN(dims, tokens) / longer;
+    double root = lq__sqrt_f64(beta * beta + 14 * beta + 1);
+    double square = 2 * (beta + 1) + 8 * beta / (beta + 1 + root);
+    return square * variance * longer / (double)tokens;
+}
+
+/* ================================================================================================
+   >>distortion   what errors of keys and values do: sensitivity, directions, dither
+
+   An output is mu = sum a_k v_k. Errors f_k of values add sum a_k f_k; errors e_k of keys move
+   logits by d_k = scale q'e_k and so weights by a_k (d_k - sum a_j d_j): to first order the output
+   moves by sum a_k d_k (v_k - mu). White noise of variance D of a number gives eta_v D and eta_k D
+   (LatticeQuant, theorem 1): >>api has the formulas.
+   First-order change of a loss with gradient s: s'e. Its mean square over errors that do not depend
+   on s is tr(M Sigma). In a basis in which nothing is known of M only Sigma = sigma^2 I is safe: by
+   Hardy, Littlewood and Polya tr(M U Sigma U') lies between the sums of products of eigenvalues in
+   opposite and in the same order, and both are reached.
+   Dither: v uniform in a box of side b with b Z^n a sublattice, then v less its nearest point is
+   uniform in the cell around 0: b = 1 of Z, 2 of D4 and E8, sqrt(8) of the Leech lattice. For any x
+   then Q(x + u) - u - x is uniform in the cell, too, and mirrored (Zamir and Feder 1996). Cells of
+   these lattices have the second moment G I (their symmetries mix all directions), so s'e has the
+   variance G |s|^2; many tokens add theirs, without mixed terms.
+   ============================================================================================== */
+/* ---- random numbers by place ---- */
+/* SplitMix64's output function (Steele, Lea and Flood 2014) of a seed and a place. */
+LQ__INLINE uint64_t lq__noise(uint64_t seed, uint64_t place)
+{
+    uint64_t z = seed + (place + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* Gaussian, of variance 1 (Box and Muller 1958). */
+LQ__STATIC double lq__noise_gauss(uint64_t seed, uint64_t place)
+{
+    uint64_t bits = lq__noise(seed, place);
+    double u = ((double)(bits >> 32) + 0.5) / 4294967296.0;
+    int32_t sine;
+    int32_t cosine;
+    lq__sincos_q30((uint32_t)bits, &sine, &cosine);
+    return lq__sqrt_f64(-1.3862943611198906 * lq__bits_log2(u)) * cosine / 1073741824.0;
+}
+
+/* ---- sums ---- */
+LQ__STATIC int lq__all_finite(const float *x, size_t count)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; x && i < count; i++) {
+        most = LQ__MAX(most, lq__bits_of_f32(x[i]) & 0x7fffffffu);
+    }
+    return lq__finite_bits(most);
+}
+
+LQ__STATIC double lq__dot_floats(const float *x, const float *y, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += (double)x[i] * (double)y[i];
+    }
+    return sum;
+}
+
+/* c (dims, dims) = the mean of x x' over tokens; less that of the means, where there are such. */
+LQ__STATIC void lq__moments(double *c, const float *x, const double *mean, size_t tokens,
+                            size_t dims)
+{
+    memset(c, 0, dims * dims * sizeof *c);
+    for (size_t t = 0; t < tokens; t++) {
+        const float *row = x + t * dims;
+        for (size_t i = 0; i < dims; i++) {
+            double own = (double)row[i] / (double)tokens;
+            for (size_t j = 0; j <= i; j++) {
+                c[i * dims + j] += own * (double)row[j];
+            }
+        }
+    }
+    for (size_t i = 0; i < dims; i++) {
+        for (size_t j = 0; j <= i; j++) {
+            double m = mean ? mean[i] * mean[j] : 0.0;
+            c[i * dims + j] -= m;
+            c[j * dims + i] = c[i * dims + j];
+        }
+    }
+}
+
+LQ__STATIC void lq__means(double *mean, const float *x, size_t tokens, size_t dims)
+{
+    memset(mean, 0, dims * sizeof *mean);
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t i = 0; i < dims; i++) {
+            mean[i] += (double)x[t * dims + i] / (double)tokens;
+        }
+    }
+}
+
+/* ---- sensitivity ---- */
+typedef struct lq__sensing {
+    double *weights; /* (tokens) attention of a query */
+    double *other;   /* (tokens) with the keys' errors */
+    double *mean;    /* (v_dims) output */
+    double *moved;   /* (v_dims) with both errors */
+    double *matrix;  /* (v_dims, v_dims) covariance of values */
+    double *values;  /* (v_dims) */
+    void *eigen;
+} lq__sensing;
+
+LQ__STATIC void lq__sensing_place(lq__sensing *w, lq__arena *a, const lq_sensitivity_desc *d)
+{
+    size_t dims = d->v_dims;
+    size_t pairs;
+    w->weights = (double *)lq__arena_array(a, d->tokens, sizeof(double));
+    w->other = (double *)lq__arena_array(a, d->tokens, sizeof(double));
+    w->mean = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->moved = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->matrix = (double *)lq__arena_array(a, lq__mul_ok(&pairs, dims, dims) ? pairs : SIZE_MAX,
+                                          sizeof(double));
+    w->values = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->eigen = lq__arena_take(a, a->left ? lq__eigen_workspace_bytes(dims) : SIZE_MAX);
+}
+
+/* Fills in what is left to default; LQ_E_ARG. */
+LQ__STATIC int lq__sensitivity_desc(lq_sensitivity_desc *d, const lq_sensitivity_desc *desc)
+{
+    if (!desc) return LQ_E_ARG;
+    *d = *desc;
+    d->heads = d->heads ? d->heads : 1;
+    d->v_dims = d->v_dims ? d->v_dims : d->dims;
+    uint32_t scale = lq__bits_of_f32(d->scale);
+    if (!d->q || !d->k || !d->v || !d->queries || !d->tokens || !d->dims ||
+        d->dims > LQ__DIMS_MAX || d->v_dims > LQ__DIMS_MAX || d->first >= d->tokens ||
+        d->queries > d->tokens - d->first || (scale << 1 && !lq__step_valid(d->scale))) {
+        return LQ_E_ARG;
+    }
+    if (!(scale << 1)) d->scale = lq__rsqrt((uint32_t)d->dims);
+    return LQ_OK;
+}
+
+LQ_API size_t lq_sensitivity_workspace_bytes(const lq_sensitivity_desc *desc)
+{
+    lq_sensitivity_desc d;
+    lq__sensing w;
+    lq__arena a = lq__arena_dry();
+    if (lq__sensitivity_desc(&d, desc)) return 0;
+    lq__sensing_place(&w, &a, &d);
+    return lq__arena_bytes(&a);
+}
+
+/* Attention of a query to the first `seen` tokens; error: of the keys, or NULL. */
+LQ__STATIC void lq__sense_weights(double *a, const lq_sensitivity_desc *d, const float *q,
+                                  const float *error, size_t seen)
+{
+    double most = 0;
+    double sum = 0;
+    for (size_t t = 0; t < seen; t++) {
+        a[t] = lq__dot_floats(q, d->k + t * d->dims, d->dims);
+        if (error) a[t] += lq__dot_floats(q, error + t * d->dims, d->dims);
+        a[t] *= (double)d->scale * 1.4426950408889634;
+        most = t ? LQ__MAX(most, a[t]) : a[t];
+    }
+    for (size_t t = 0; t < seen; t++) {
+        a[t] = lq__bits_exp2(a[t] - most);
+        sum += a[t];
+    }
+    for (size_t t = 0; t < seen; t++) {
+        a[t] /= sum;
+    }
+}
+
+/* The sum of weights times values and errors. */
+LQ__STATIC void lq__sense_output(double *mean, const double *a, const lq_sensitivity_desc *d,
+                                 const float *error, size_t seen)
+{
+    memset(mean, 0, d->v_dims * sizeof *mean);
+    for (size_t t = 0; t < seen; t++) {
+        for (size_t i = 0; i < d->v_dims; i++) {
+            double v = (double)d->v[t * d->v_dims + i];
+            if (error) v += (double)error[t * d->v_dims + i];
+            mean[i] += a[t] * v;
+        }
+    }
+}
+
+/* Adds one query's part. */
+LQ__STATIC void lq__sense_query(lq_sensitivity *out, const lq__sensing *w,
+                                const lq_sensitivity_desc *d, const float *q, size_t seen,
+                                double noise)
+{
+    double scale = (double)d->scale;
+    double query = scale * scale * lq__dot_floats(q, q, d->dims);
+    double spread = 0;
+    double delta = 0;
+    double squares = 0;
+    lq__sense_weights(w->weights, d, q, NULL, seen);
+    lq__sense_output(w->mean, w->weights, d, NULL, seen);
+    for (size_t t = 0; t < seen; t++) {
+        double a = w->weights[t] * w->weights[t];
+        double far = 0;
+        for (size_t i = 0; i < d->v_dims; i++) {
+            double v = (double)d->v[t * d->v_dims + i] - w->mean[i];
+            far += v * v;
+        }
+        spread += a * far;
+        out->seen += a;
+        out->eta_v += d->v_noise ? a * (double)d->v_noise[t] / noise : a;
+        if (!d->k_error) continue;
+        double moved = scale * lq__dot_floats(q, d->k_error + t * d->dims, d->dims);
+        delta += moved;
+        squares += moved * moved;
+    }
+    double n = (double)seen;
+    out->query += query;
+    out->eta_k += query * spread / (double)d->v_dims;
+    out->logit_variance += squares / n - delta / n * (delta / n);
+    if (!d->k_error && !d->v_error) return;
+    lq__sense_weights(w->other, d, q, d->k_error, seen);
+    lq__sense_output(w->moved, w->other, d, d->v_error, seen);
+    for (size_t i = 0; i < d->v_dims; i++) {
+        double moved = w->moved[i] - w->mean[i];
+        out->measured += moved * moved / (double)d->v_dims;
+    }
+}
+
+/* Largest over mean variance of a channel; 1 where nothing varies. */
+LQ__STATIC double lq__outlier(const float *x, size_t tokens, size_t dims)
+{
+    double sum = 0;
+    double most = 0;
+    for (size_t i = 0; i < dims; i++) {
+        double mean = 0;
+        double squares = 0;
+        for (size_t t = 0; t < tokens; t++) {
+            mean += (double)x[t * dims + i] / (double)tokens;
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            double v = (double)x[t * dims + i] - mean;
+            squares += v * v;
+        }
+        sum += squares;
+        most = LQ__MAX(most, squares);
+    }
+    return sum > 0 ? most * (double)dims / sum : 1.0;
+}
+
+LQ_API void lq_sensitivity_judge(lq_sensitivity *out)
+{
+    double bits = 4;
+    out->risk = out->effective < 0.1 ? LQ_RISK_SAFE
+                : out->effective < 1 ? LQ_RISK_MODERATE
+                                     : LQ_RISK_CRITICAL;
+    out->causes = 0;
+    if (out->risk != LQ_RISK_SAFE) {
+        if (out->query > 3) out->causes |= LQ_CAUSE_QUERY;
+        if (out->logit_variance > 0.6 * out->query) out->causes |= LQ_CAUSE_NOISE;
+        if (out->outlier > 10) out->causes |= LQ_CAUSE_OUTLIER;
+    }
+    while (bits < 8 && out->logit_variance > 0.5 * lq__bits_exp2(2 * (bits - 4))) {
+        bits++; /* the least with 4 + 1/2 log2(variance / 0.5) at most that */
+    }
+    out->key_bits = (int)bits;
+}
+
+/* What errors are there come to. */
+LQ__STATIC int lq__sense_errors(lq_sensitivity *out, const lq__sensing *w,
+                                const lq_sensitivity_desc *d)
+{
+    size_t keys = d->tokens * d->dims;
+    size_t values = d->tokens * d->v_dims;
+    out->effective = out->logit_variance * (1 - 1 / out->seen);
+    if (d->k_error) {
+        out->k_part = out->eta_k * lq__dot_floats(d->k_error, d->k_error, keys) / (double)keys;
+        lq__means(w->moved, d->v, d->tokens, d->v_dims);
+        lq__moments(w->matrix, d->v, w->moved, d->tokens, d->v_dims);
+        if (lq__eigen_symmetric(w->matrix, w->values, d->v_dims, w->eigen)) return LQ_E_INTERNAL;
+        double grown = lq__bits_exp2(1.4426950408889634 * out->logit_variance) - 1;
+        out->bound = grown * LQ__MAX(w->values[0], 0.0);
+    }
+    if (d->v_error) {
+        out->v_part = out->eta_v * lq__dot_floats(d->v_error, d->v_error, values) / (double)values;
+    }
+    double parts = out->k_part + out->v_part;
+    out->k_share = parts > 0 ? out->k_part / parts : 0.0;
+    lq_sensitivity_judge(out);
+    return LQ_OK;
+}
+
+LQ_API int lq_sensitivity_of(lq_sensitivity *out, const lq_sensitivity_desc *desc, void *workspace,
+                             size_t workspace_bytes)
+{
+    lq_sensitivity_desc d;
+    if (!out || !workspace || lq__sensitivity_desc(&d, desc)) return LQ_E_ARG;
+    size_t bytes = lq_sensitivity_workspace_bytes(desc);
+    if (!bytes || workspace_bytes < bytes) return LQ_E_SPACE;
+    size_t keys = d.tokens * d.dims;
+    size_t values = d.tokens * d.v_dims;
+    double noise = 0;
+    if (!lq__all_finite(d.q, d.heads * d.queries * d.dims) || !lq__all_finite(d.k, keys) ||
+        !lq__all_finite(d.v, values) || !lq__all_finite(d.k_error, keys) ||
+        !lq__all_finite(d.v_error, values)) {
+        return LQ_E_DATA;
+    }
+    for (size_t t = 0; d.v_noise && t < d.tokens; t++) {
+        if (lq__bits_bad((double)d.v_noise[t])) return LQ_E_DATA;
+        noise += (double)d.v_noise[t] / (double)d.tokens;
+    }
+    if (d.v_noise && !(noise > 0)) return LQ_E_DATA;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    lq__sensing w;
+    lq__sensing_place(&w, &a, &d);
+    memset(out, 0, sizeof *out);
+    for (size_t h = 0; h < d.heads; h++) {
+        for (size_t i = 0; i < d.queries; i++) {
+            lq__sense_query(out, &w, &d, d.q + (h * d.queries + i) * d.dims, d.first + i + 1,
+                            noise);
+        }
+    }
+    double n = (double)d.heads * (double)d.queries;
+    out->eta_k /= n;
+    out->eta_v /= n;
+    out->query /= n;
+    out->measured /= n;
+    out->logit_variance /= n;
+    out->seen = n / out->seen;
+    out->outlier = lq__outlier(d.k, d.tokens, d.dims);
+    return lq__sense_errors(out, &w, &d);
+}
+
+LQ_API int lq_propagation(double *gamma, const float *clean, const float *noisy, size_t count,
+                          const float *noise, size_t noise_count)
+{
+    if (!gamma || !clean || !noisy || !noise || !count || !noise_count) return LQ_E_ARG;
+    if (!lq__all_finite(clean, count) || !lq__all_finite(noisy, count) ||
+        !lq__all_finite(noise, noise_count)) {
+        return LQ_E_DATA;
+    }
+    double in = lq__dot_floats(noise, noise, noise_count);
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        double moved = (double)noisy[i] - (double)clean[i];
+        sum += moved * moved;
+    }
+    if (!(in > 0)) return LQ_E_ARG;
+    *gamma = sum / in;
+    return LQ_OK;
+}
+
+/* ---- directions ---- */
+typedef struct lq__directing {
+    double *m;     /* (dims, dims) */
+    double *sigma; /* (dims, dims) */
+    double *a;     /* (dims) eigenvalues */
+    double *b;
+    double *mean;
+    void *eigen;
+} lq__directing;
+
+LQ__STATIC void lq__directing_place(lq__directing *w, lq__arena *a, size_t dims)
+{
+    size_t pairs = dims <= LQ__DIMS_MAX ? dims * dims : SIZE_MAX;
+    w->m = (double *)lq__arena_array(a, pairs, sizeof(double));
+    w->sigma = (double *)lq__arena_array(a, pairs, sizeof(double));
+    w->a = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->b = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->mean = (double *)lq__arena_array(a, dims, sizeof(double));
+    w->eigen = lq__arena_take(a, a->left ? lq__eigen_workspace_bytes(dims) : SIZE_MAX);
+}
+
+LQ_API size_t lq_directional_workspace_bytes(size_t dims)
+{
+    lq__arena a = lq__arena_dry();
+    lq__directing w;
+    if (!dims) return 0;
+    lq__directing_place(&w, &a, dims);
+    return lq__arena_bytes(&a);
+}
+
+/* The sum of x_i y_i over two matrices: tr(x y), where one is symmetric. */
+LQ__STATIC double lq__trace_of(const double *x, const double *y, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += x[i] * y[i];
+    }
+    return sum;
+}
+
+/* Eigenvalues' part; both matrices are lost. */
+LQ__STATIC int lq__direct_bounds(lq_directional *out, const lq__directing *w, size_t dims)
+{
+    double s_trace = 0;
+    for (size_t i = 0; i < dims; i++) {
+        s_trace += w->m[i * dims + i];
+        out->error += w->sigma[i * dims + i];
+    }
+    if (lq__eigen_symmetric(w->m, w->a, dims, w->eigen) ||
+        lq__eigen_symmetric(w->sigma, w->b, dims, w->eigen)) {
+        return LQ_E_INTERNAL;
+    }
+    for (size_t i = 0; i < dims; i++) { /* what rounding made negative is 0 */
+        w->a[i] = LQ__MAX(w->a[i], 0.0);
+        w->b[i] = LQ__MAX(w->b[i], 0.0);
+    }
+    for (size_t i = 0; i < dims; i++) {
+        out->low += w->a[i] * w->b[dims - 1 - i];
+        out->high += w->a[i] * w->b[i];
+    }
+    out->isotropic = s_trace * out->error / (double)dims;
+    out->s_top = s_trace > 0 ? w->a[0] / s_trace : 0.0;
+    out->e_top = out->error > 0 ? w->b[0] / out->error : 0.0;
+    if (out->high > out->low) out->position = (out->risk - out->low) / (out->high - out->low);
+    return LQ_OK;
+}
+
+LQ_API int lq_directional_of(lq_directional *out, double *s_values, double *e_values,
+                             const float *s, const float *e, size_t tokens, size_t dims,
+                             void *workspace, size_t workspace_bytes)
+{
+    size_t bytes = lq_directional_workspace_bytes(dims);
+    if (!out || !s || !e || !tokens || !dims || !workspace) return LQ_E_ARG;
+    if (!bytes || workspace_bytes < bytes) return LQ_E_SPACE;
+    if (!lq__all_finite(s, tokens * dims) || !lq__all_finite(e, tokens * dims)) return LQ_E_DATA;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__directing w;
+    lq__directing_place(&w, &arena, dims);
+    memset(out, 0, sizeof *out);
+    out->first = lq__dot_floats(s, e, tokens * dims);
+    out->norm = lq__sqrt_f64(lq__dot_floats(e, e, tokens * dims));
+    lq__moments(w.m, s, NULL, tokens, dims);
+    lq__means(w.mean, e, tokens, dims);
+    lq__moments(w.sigma, e, w.mean, tokens, dims);
+    out->centered = lq__trace_of(w.m, w.sigma, dims * dims);
+    lq__moments(w.sigma, e, NULL, tokens, dims);
+    out->risk = lq__trace_of(w.m, w.sigma, dims * dims);
+    double drift = out->risk - out->centered;
+    out->drift = out->risk > 0 ? (drift < 0 ? -drift : drift) / out->risk : 0.0;
+    int status = lq__direct_bounds(out, &w, dims);
+    if (s_values) memcpy(s_values, w.a, dims * sizeof *s_values);
+    if (e_values) memcpy(e_values, w.b, dims * sizeof *e_values);
+    return status;
+}
+
+/* ---- random rotations ---- */
+LQ_API size_t lq_isotropy_workspace_bytes(size_t dims)
+{
+    lq__arena a = lq__arena_dry();
+    (void)lq__arena_array(&a, dims <= LQ__DIMS_MAX ? dims * dims : SIZE_MAX, sizeof(double));
+    (void)lq__arena_array(&a, dims, sizeof(double));
+    return dims ? lq__arena_bytes(&a) : 0;
+}
+
+/* u (dims, dims): a rotation as likely as any other, a product of reflections that take Gaussian
+   vectors of 1, 2 .. dims numbers to an axis. Signs of rows do not matter here. */
+LQ__STATIC void lq__random_rotation(double *u, double *v, size_t dims, uint64_t seed)
+{
+    memset(u, 0, dims * dims * sizeof *u);
+    uint64_t place = 0;
+    for (size_t k = dims; k-- > 0;) {
+        double norm = 0;
+        u[k * dims + k] = 1;
+        for (size_t i = k; i < dims; i++) {
+            v[i] = lq__noise_gauss(seed, place++);
+            norm += v[i] * v[i];
+        }
+        norm = lq__sqrt_f64(norm);
+        v[k] += v[k] < 0 ? -norm : norm;
+        double square = 0;
+        for (size_t i = k; i < dims; i++) {
+            square += v[i] * v[i];
+        }
+        for (size_t j = k; square > 0 && j < dims; j++) {
+            double dot = 0;
+            for (size_t i = k; i < dims; i++) {
+                dot += v[i] * u[j * dims + i];
+            }
+            dot *= 2 / square;
+            for (size_t i = k; i < dims; i++) {
+                u[j * dims + i] -= dot * v[i];
+            }
+        }
+    }
+}
+
+LQ_API int lq_isotropy_of(lq_isotropy *out, const double *s_values, const double *e_values,
+                          size_t dims, size_t count, uint64_t seed, void *workspace,
+                          size_t workspace_bytes)
+{
+    size_t bytes = lq_isotropy_workspace_bytes(dims);
+    if (!out || !s_values || !e_values || !dims || !count || !workspace) return LQ_E_ARG;
+    if (!bytes || workspace_bytes < bytes) return LQ_E_SPACE;
+    double s_trace = 0;
+    double e_trace = 0;
+    for (size_t i = 0; i < dims; i++) {
+        if (lq__bits_bad(s_values[i]) || lq__bits_bad(e_values[i])) return LQ_E_DATA;
+        s_trace += s_values[i];
+        e_trace += e_values[i];
+    }
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    double *u = (double *)lq__arena_array(&a, dims * dims, sizeof(double));
+    double *v = (double *)lq__arena_array(&a, dims, sizeof(double));
+    for (size_t n = 0; n < count; n++) {
+        double risk = 0;
+        lq__random_rotation(u, v, dims, lq__noise(seed, n));
+        for (size_t i = 0; i < dims; i++) {
+            double row = 0;
+            for (size_t j = 0; j < dims; j++) {
+                row += e_values[j] * u[i * dims + j] * u[i * dims + j];
+            }
+            risk += s_values[i] * row;
+        }
+        out->least = n ? LQ__MIN(out->least, risk) : risk;
+        out->most = n ? LQ__MAX(out->most, risk) : risk;
+    }
+    double isotropic = s_trace * e_trace / (double)dims;
+    out->range = isotropic > 0 ? (out->most - out->least) / isotropic : 0.0;
+    return LQ_OK;
+}
+
+/* ---- blocks of like dims ---- */
+/* Mean and largest arithmetic over geometric mean of blocks; zeros are left out. */
+LQ__STATIC void lq__caba_blocks(double *mean, double *most, const double *squares,
+                                const size_t *order, size_t dims, size_t block)
+{
+    *mean = 0;
+    *most = 0;
+    for (size_t first = 0; first < dims; first += block) {
+        double n = 0;
+        double sum = 0;
+        double logs = 0;
+        for (size_t i = first; i < first + block; i++) {
+            double x = squares[order ? order[i] : i];
+            if (lq__bits_zero(x)) continue;
+            n += 1;
+            sum += x;
+            logs += lq__bits_log2(x);
+        }
+        double ratio = n > 0 ? sum / n * lq__bits_exp2(-logs / n) : 1.0;
+        *mean += ratio * (double)block / (double)dims;
+        *most = LQ__MAX(*most, ratio);
+    }
+}
+
+LQ_API int lq_caba_of(lq_caba *out, size_t *order, double *squares, const float *x, size_t tokens,
+                      size_t dims, size_t block)
+{
+    if (!out || !order || !squares || !x || !tokens || !dims || !block || dims % block) {
+        return LQ_E_ARG;
+    }
+    if (!lq__all_finite(x, tokens * dims)) return LQ_E_DATA;
+    memset(squares, 0, dims * sizeof *squares);
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t i = 0; i < dims; i++) {
+            double v = (double)x[t * dims + i];
+            squares[i] += v * v / (double)tokens;
+        }
+    }
+    lq__eigen_sort(order, squares, 0, dims);
+    for (size_t i = 0; i < dims / 2; i++) { /* falling */
+        size_t other = order[i];
+        order[i] = order[dims - 1 - i];
+        order[dims - 1 - i] = other;
+    }
+    lq__caba_blocks(&out->mean_before, &out->most_before, squares, NULL, dims, block);
+    lq__caba_blocks(&out->mean_after, &out->most_after, squares, order, dims, block);
+    return LQ_OK;
+}
+
+/* ---- dither ---- */
+/* To add a cell: a row. Numbers; side of a box that its sublattice tiles; moment; what a
+   coordinate of its points is multiplied by. */
+typedef struct lq__cell {
+    int id;
+    uint32_t dims;
+    float side;
+    float unit;
+    double moment;
+} lq__cell;
+
+LQ__STATIC const lq__cell *lq__cell_of(int cell)
+{
+    static const lq__cell cells[4] = {
+        {LQ_Z, 1, 1.0f, 1.0f, 1.0 / 12},
+        {LQ_D4, 4, 2.0f, 1.0f, 13.0 / 120},
+        {LQ_E8, 8, 2.0f, 0.5f, 929.0 / 12960},
+        {LQ_CELL_LEECH, 24, 2.8284271f, 0.35355339f, 0.0657710},
+    };
+    for (size_t i = 0; i < 4; i++) {
+        if (cells[i].id == cell) return &cells[i];
+    }
+    return NULL;
+}
+
+LQ_API size_t lq_cell_dims(int cell)
+{
+    const lq__cell *c = lq__cell_of(cell);
+    return c ? c->dims : 0;
+}
+
+LQ_API double lq_cell_moment(int cell)
+{
+    const lq__cell *c = lq__cell_of(cell);
+    return c ? c->moment : 0.0;
+}
+
+LQ__STATIC int lq__cell_nearest(int16_t *points, const float *src, size_t count, float step,
+                                int cell)
+{
+    return cell == LQ_CELL_LEECH ? lq_leech_nearest(points, src, count, step)
+                                 : lq_lattice_nearest(points, src, count, step, cell);
+}
+
+/* Apart, so that products are rounded before anything is added to them. */
+LQ__APART void lq__cell_point(float *dst, const int16_t *points, size_t count, float unit)
+{
+    for (size_t i = 0; i < count; i++) {
+        dst[i] = (float)points[i] * unit;
+    }
+}
+
+LQ__STATIC int lq__dither_valid(const lq_dither *d, size_t count)
+{
+    const lq__cell *c = d ? lq__cell_of(d->cell) : NULL;
+    return c && lq__step_valid(d->step) && d->kind >= 0 && d->kind <= LQ_DITHER_TWICE &&
+           count % c->dims == 0 && d->first % c->dims == 0;
+}
+
+#define LQ__DITHER_SOME 24u /* numbers at a time: whole blocks of every cell */
+
+/* `count` values from `place` on, at most LQ__DITHER_SOME, in steps; which: 0, or 1, the second of
+   two. */
+LQ__STATIC int lq__dither_some(float *dst, size_t count, const lq_dither *d, uint64_t place,
+                               uint64_t which)
+{
+    const lq__cell *c = lq__cell_of(d->cell);
+    int16_t point[LQ__DITHER_SOME];
+    float at[LQ__DITHER_SOME];
+    uint64_t seed = which ? ~d->seed : d->seed;
+    for (size_t i = 0; i < count; i++) {
+        dst[i] = (float)(uint32_t)(lq__noise(seed, place + i) >> 40) * (c->side / 16777216.0f);
+    }
+    int status = lq__cell_nearest(point, dst, count, 1.0f, d->cell);
+    if (!status) lq__cell_point(at, point, count, c->unit);
+    for (size_t i = 0; i < count && !status; i++) {
+        dst[i] -= at[i];
+    }
+    return status;
+}
+
+/* What is added before rounding, times `unit`. Apart as well. */
+LQ__APART int lq__dither_add(float *dst, size_t count, const lq_dither *d, uint64_t place,
+                             float unit)
+{
+    float second[LQ__DITHER_SOME];
+    int status = LQ_OK;
+    memset(dst, 0, count * sizeof *dst);
+    if (d->kind) status = lq__dither_some(dst, count, d, place, 0);
+    if (!status && d->kind == LQ_DITHER_TWICE) {
+        status = lq__dither_some(second, count, d, place, 1);
+        for (size_t i = 0; i < count; i++) {
+            dst[i] += second[i];
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        dst[i] *= unit;
+    }
+    return status;
+}
+
+LQ_API int lq_dither_values(float *dst, size_t count, const lq_dither *dither)
+{
+    if (!lq__dither_valid(dither, count) || (count && !dst)) return LQ_E_ARG;
+    int status = LQ_OK;
+    for (size_t i = 0; i < count && !status; i += LQ__DITHER_SOME) {
+        size_t some = LQ__MIN(count - i, (size_t)LQ__DITHER_SOME);
+        status = lq__dither_add(dst + i, some, dither, dither->first + i, 1.0f);
+    }
+    return status;
+}
+
+LQ_API int lq_dither_nearest(int16_t *points, const float *src, size_t count,
+                             const lq_dither *dither)
+{
+    float x[LQ__DITHER_SOME];
+    if (!lq__dither_valid(dither, count) || (count && (!points || !src))) return LQ_E_ARG;
+    int status = LQ_OK;
+    for (size_t i = 0; i < count && !status; i += LQ__DITHER_SOME) {
+        size_t some = LQ__MIN(count - i, (size_t)LQ__DITHER_SOME);
+        status = lq__dither_add(x, some, dither, dither->first + i, dither->step);
+        for (size_t k = 0; k < some; k++) {
+            x[k] += src[i + k];
+        }
+        if (!status) status = lq__cell_nearest(points + i, x, some, dither->step, dither->cell);
+    }
+    return status;
+}
+
+LQ_API int lq_dither_point(float *dst, const int16_t *points, size_t count,
+                           const lq_dither *dither)
+{
+    float u[LQ__DITHER_SOME];
+    if (!lq__dither_valid(dither, count) || (count && (!dst || !points))) return LQ_E_ARG;
+    float unit = lq__cell_of(dither->cell)->unit * dither->step;
+    int subtractive = dither->kind == LQ_DITHER_SUBTRACTIVE;
+    int status = LQ_OK;
+    for (size_t i = 0; i < count && !status; i += LQ__DITHER_SOME) {
+        size_t some = LQ__MIN(count - i, (size_t)LQ__DITHER_SOME);
+        memset(u, 0, sizeof u);
+        if (subtractive) {
+            status = lq__dither_add(u, some, dither, dither->first + i, dither->step);
+        }
+        for (size_t k = 0; k < some; k++) {
+            dst[i + k] = (float)points[i + k] * unit - u[k];
+        }
+    }
+    return status;
+}
+
+LQ_API int lq_variance_sum(double *sum, const float *s, const float *variances, size_t tokens,
+                           size_t dims)
+{
+    if (!sum || !s || !variances || !tokens || !dims) return LQ_E_ARG;
+    if (!lq__all_finite(s, tokens * dims)) return LQ_E_DATA;
+    *sum = 0;
+    for (size_t t = 0; t < tokens; t++) {
+        if (lq__bits_bad((double)variances[t])) return LQ_E_DATA;
+        *sum += (double)variances[t] * lq__dot_floats(s + t * dims, s + t * dims, dims);
+    }
     return LQ_OK;
 }
 
@@ -43427,6 +45304,13 @@ LQ__STATIC const lq__trellis_kernels *lq__trellis_of_level(void)
 #undef LQ__EXPECT_Q
 #undef LQ__EXPECT_MOST
 #undef LQ__RATE_MEASURED
+#undef LQ__BITS_CHOICES
+#undef LQ__BITS_BOUND
+#undef LQ__BITS_LEVEL
+#undef LQ__BITS_SLACK
+#undef LQ__BITS_LARGEST
+#undef LQ__BITS_DRY
+#undef LQ__DITHER_SOME
 #undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q
 #undef LQ__DENSE_EXPONENT

@@ -776,7 +776,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     if $gcc $m32 "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null && "$tmp/probe"; then
         add job_object "$gcc-m32" "$gcc" $gate_c -O1 $m32 -msse2 -mfpmath=sse
         for t in test_golden test_transform test_profile test_archive test_page test_kv \
-            test_array test_joint; do
+            test_array test_joint test_bits; do
             add job_machine "$gcc-m32" - "$t" "$gcc" $gate_c -O1 $m32 -msse2 -mfpmath=sse
         done
         add job_wide_floats "$gcc" $m32
@@ -788,7 +788,8 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         add job_object aarch64 aarch64-linux-gnu-gcc -std=c99 -O2
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
         for t in test_hot test_rans test_rows test_warm_kernels test_product test_transform \
-            test_lattice test_leech test_polar test_codebook test_golden; do
+            test_lattice test_leech test_trellis test_polar test_codebook test_golden test_bits \
+            test_distortion; do
             [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
                 aarch64-linux-gnu-gcc -static -std=c99 -O2
         done
@@ -801,7 +802,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         s390x="s390x-linux-gnu-gcc -static -std=c99 -fexcess-precision=fast -O2"
         add job_object s390x $s390x -Wall -Wextra -Werror
         for t in test_golden test_transform test_profile test_archive test_array test_joint test_llvq \
-            test_polar test_codebook; do
+            test_polar test_codebook test_bits; do
             add job_machine s390x qemu-s390x "$t" $s390x -Wall -Wextra -Werror
         done
         add job_wide_floats s390x-linux-gnu-gcc

@@ -14022,12 +14022,13 @@ LQ__STATIC uint64_t lq__odd_escapes(const lq__rans_flow *f, const lq_rans_row *r
                                                 lq__rans_flow *flows, size_t count)                \
     {                                                                                              \
         const int full = lq__all_full(flows, count);                                               \
+        const size_t paths = plan->path_rows ? count : 0;                                          \
         size_t i = 0;                                                                              \
         while (i < plan->coded_rows) {                                                             \
             const size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);             \
             for (; i < stop; i++) {                                                                \
                 const lq_rans_row *r = &plan->coded[i];                                            \
-                for (size_t g = 0; g < count && lq__is_machine(r->residue); g++) {                 \
+                for (size_t g = 0; g < paths && lq__is_machine(r->residue); g++) {                 \
                     lq__path_to_##v(r, flows[g].values);                                           \
                 }                                                                                  \
                 lq__decode_any_##v(tables, r, i, flows, count, full);                              \
@@ -14868,15 +14869,6 @@ LQ__INLINE_512 void lq__path_to_512(const lq_rans_row *r, int16_t *values)
     }
 }
 
-/* Paths of so many pages. */
-LQ__INLINE_512 void lq__paths_to_512(const lq_rans_row *r, lq__rans_flow *flows, size_t count)
-{
-    LQ__OPAQUE(count); /* once in the code, not as often as there are pages */
-    for (size_t g = 0; g < count && lq__is_machine(r->residue); g++) {
-        lq__path_to_512(r, flows[g].values);
-    }
-}
-
 /* Lanes of half a row with residue 1. */
 LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half)
 {
@@ -15084,7 +15076,6 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
             } else if (of_symbols || r->by == 0) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at, 0)
             } else if (r->by == LQ__BY_COSET) {
-                lq__paths_to_512(r, flows, count);
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
                            LQ__BY_COSET)
             } else if (r->by == LQ__BY_PARITY) { /* the last row of a block: no copy of its own */
@@ -15152,7 +15143,9 @@ LQ__FRAME_512 void lq__decode_any_512(const lq_tables *tables, const lq_rans_pla
             if (r->by == 0) {
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, 0);
             } else if (r->by == LQ__BY_COSET) {
-                lq__paths_to_512(r, flows, count);
+                for (size_t g = 0; g < count && lq__is_machine(r->residue); g++) {
+                    lq__path_to_512(r, flows[g].values);
+                }
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_COSET);
             } else if (r->by == LQ__BY_PARITY) {
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_PARITY);
@@ -15173,7 +15166,7 @@ LQ__STATIC_512 void lq__rans_decode_avx512(const lq_tables *tables, const lq_ran
 {
     size_t full = 0;
     size_t g = 0;
-    while (full < count && flows[full].tokens == 64) {
+    while (full < count && plan->path_rows == 0 && flows[full].tokens == 64) {
         full++;
     }
     if (full == 8) {
@@ -22589,14 +22582,14 @@ LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
     return i;
 }
 
-/* A block of the quantizer, coefficients from i on, to q12 rows. state: of a path, moves on. */
-LQ__STATIC void lq__dequantize_block(const lq_codec *c, int32_t *y, const int16_t *values, size_t i,
-                                     const lq__trellis *t, uint8_t *state)
+/* A block of the quantizer, coefficients from i on, to q12 rows. state: of a path, moves on. half:
+   zeros, where the quantizer has no words; else room. */
+LQ__INLINE void lq__dequantize_block(const lq_codec *c, int32_t *y, const int16_t *values, size_t i,
+                                     const lq__trellis *t, uint8_t *state, int16_t *half)
 {
     const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
     const int path = lq__is_path(c->desc.quantizer);
     const int16_t *z = values + q->words * LQ__TOKENS;
-    int16_t half[LQ__TOKENS] = {0};
     for (size_t token = 0; token < LQ__TOKENS && q->words; token++) {
         half[token] = values[token] & 1;
     }
@@ -22618,6 +22611,7 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq_
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
     uint8_t state[LQ__TOKENS];
+    int16_t half[LQ__TOKENS] = {0};
     int on = 0; /* a block is before this one */
     lq__trellis t;
     if (lq__is_path(c->desc.quantizer) &&
@@ -22637,7 +22631,7 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq_
         int lattice = lq__lattice_at(c, q, i);
         if (lattice && !on) memset(state, 0, sizeof state);
         on = lattice;
-        if (lattice) lq__dequantize_block(c, y, values, i, &t, state);
+        if (lattice) lq__dequantize_block(c, y, values, i, &t, state, half);
         values += n == q->dims ? q->words * LQ__TOKENS : 0;
         for (size_t j = 0; j < n; j++, values += LQ__TOKENS, y += LQ__TOKENS) {
             const lq__row_data *row = &c->rows[i + j];

@@ -481,7 +481,7 @@ job_house() {
             body = 0
         }
         {
-            while (room != "api" && match(code, /lq_[a-z0-9_]+/)) {
+            while (room != "api" && room != "kv" && match(code, /lq_[a-z0-9_]+/)) {
                 use = substr(code, RSTART, RLENGTH)
                 if (!((use, rooms) in used)) {
                     used[use, rooms] = NR

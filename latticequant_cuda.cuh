@@ -376,8 +376,9 @@ LQ_CUDA_API int lq_cuda_codec_init(lq_cuda_codec *codec, void *mem, size_t mem_b
 /* Bytes of workspace on the device to decode so many tokens in one call; 0: NULL or too many. */
 LQ_CUDA_API size_t lq_cuda_decode_workspace_bytes(const lq_cuda_codec *codec, uint32_t tokens);
 
-/* Pages to vectors: the integers are those of lq_codec_decode, up to the matrix' sums, and so are
-   the floats but for the last bit.
+/* Pages to vectors: the integers are those of lq_codec_decode, up to the matrix' sums; floats behind
+   them have its 24 bits, but are rounded once more: of a million numbers of f16 about 50 are the
+   next ones.
      workspace  aligned to 128, of lq_cuda_decode_workspace_bytes(codec, pages->tokens)
    LQ_E_ARG, LQ_E_SPACE, LQ_E_INTERNAL as above. Any bytes may stand in pages: vectors are then
    anything, and a flag tells. */

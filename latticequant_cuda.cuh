@@ -4,8 +4,8 @@
    >>readme
    Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, which lie in device memory in the order in which
    the tensor cores take them: appended to, sealed to the same bytes as on the CPU, attended as the
-   integers that they are, and exchanged with latticequant.h without loss; and entropy coded pages of
-   archives decoded. Needs the CUDA Toolkit alone; compute capability 8.0 or newer.
+   integers that they are, and exchanged with latticequant.h without loss; and coded pages of archives
+   decoded. Needs the CUDA Toolkit alone; compute capability 8.0 or newer.
 
        #include "latticequant.h"                    its implementation: here, or in a .c file
        #define LATTICEQUANT_CUDA_IMPLEMENTATION     in one .cu file
@@ -45,8 +45,8 @@
             id is the same in the pools of all layers.
    batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page
             tables.
-   codec    what decodes the coded pages of one group: its profile, basis and step (lq_codec_desc), as
-            the device has it. Pages of a group are decoded in one call; a prefix of many layers is
+   codec    what decodes the coded pages of one group: its profile, basis and step (lq_codec_desc),
+            as the device has it. Pages of a group are decoded in one call; a prefix of many layers is
             many calls, best in a few streams, so that one layer's streams of bits are read while
             another's basis is multiplied. What comes out is for an engine's own cache, or for
             lq_cuda_append.
@@ -60,8 +60,8 @@
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_workspace_bytes, aligned to 128, zeros before its first use; may
                 serve all layers of the same dims and all calls of one stream
-     codec      lq_cuda_codec_bytes, aligned to 128; to decode lq_cuda_decode_workspace_bytes, aligned
-                to 128, with anything in it, not shared by calls that may run at the same time
+     codec      lq_cuda_codec_bytes, aligned to 128; to decode lq_cuda_decode_workspace_bytes,
+                aligned to 128, with anything in it, not shared by calls that may run at the same time
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 

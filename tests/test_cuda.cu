@@ -915,7 +915,7 @@ static void test_hostile(int rounds)
 }
 
 /* ---- coded pages ---- */
-/* A group whose vectors are made of few hidden numbers, a basis calibrated on them, and its codec. */
+/* A group whose vectors are made of few hidden numbers, its calibrated basis, and its codec. */
 struct Group {
     std::vector<uint32_t> dims;
     std::vector<lq_role> roles;

@@ -4,7 +4,7 @@
    >>readme
    Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, which lie in device memory in the order in which
    the tensor cores take them: appended to, sealed to the same bytes as on the CPU, attended as the
-   integers that they are, and exchanged with latticequant.h without loss; and entropy coded pages of
+   integers that they are, and exchanged with latticequant.h without loss; and coded pages of
    archives decoded. Needs the CUDA Toolkit alone; compute capability 8.0 or newer.
 
        #include "latticequant.h"                    its implementation: here, or in a .c file
@@ -45,9 +45,9 @@
             id is the same in the pools of all layers.
    batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page
             tables.
-   codec    what decodes the coded pages of one group: its profile, basis and step (lq_codec_desc), as
-            the device has it. Pages of a group are decoded in one call; a prefix of many layers is
-            many calls, best in a few streams, so that one layer's streams of bits are read while
+   codec    what decodes the coded pages of one group: its profile, basis and step (lq_codec_desc),
+            as the device has it. Pages of a group are decoded in one call; a prefix of many layers
+            is many calls, best in a few streams, so that one layer's streams of bits are read while
             another's basis is multiplied. What comes out is for an engine's own cache, or for
             lq_cuda_append.
    The caller hands out page ids and slots and counts tokens; all of it is read on the device, so
@@ -60,8 +60,9 @@
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_workspace_bytes, aligned to 128, zeros before its first use; may
                 serve all layers of the same dims and all calls of one stream
-     codec      lq_cuda_codec_bytes, aligned to 128; to decode lq_cuda_decode_workspace_bytes, aligned
-                to 128, with anything in it, not shared by calls that may run at the same time
+     codec      lq_cuda_codec_bytes, aligned to 128; to decode lq_cuda_decode_workspace_bytes,
+                aligned to 128, with anything in it, not shared by calls that may run at the same
+                time
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
@@ -95,10 +96,10 @@
 
    WHAT IT DOES NOT DO
    Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
-   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm pages, saving from the device, coded pages
-   other than of Z in dense bases, runs with an order (whose pages have steps of their own), encoding
-   them, attention to them as they are, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
-   eviction, truncation, shifts. */
+   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm pages, saving from the device, coded
+   pages other than of Z in dense bases, runs with an order (whose pages have steps of their own),
+   encoding them, attention to them as they are, prefill kernels (a prompt is appended in one call,
+   but attends 8 queries at a time), eviction, truncation, shifts. */
 
 /* ================================================================================================
    >>config   instances                                                       >>types   descriptors
@@ -343,8 +344,8 @@ typedef struct lq_cuda_pages {
     uint32_t *flags;
 } lq_cuda_pages;
 
-/* Where vectors go: element d of token t of slice s to slices[s] + t * token_stride + d, in elements
-   of `type`, LQ_F16 (default 0) or LQ_BF16. slices: on the device, pointers to there.
+/* Where vectors go: element d of token t of slice s to slices[s] + t * token_stride + d, in
+   elements of `type`, LQ_F16 (default 0) or LQ_BF16. slices: on the device, pointers to there.
    Into pages of an engine's own cache, if block_tokens is not 0: token t then lies at
    slices[s] + blocks[t / block_tokens] * block_stride + t mod block_tokens * token_stride.
      blocks  on the device, below block_count: others set LQ_CUDA_BAD_PAGE, and get nothing */
@@ -376,8 +377,9 @@ LQ_CUDA_API int lq_cuda_codec_init(lq_cuda_codec *codec, void *mem, size_t mem_b
 /* Bytes of workspace on the device to decode so many tokens in one call; 0: NULL or too many. */
 LQ_CUDA_API size_t lq_cuda_decode_workspace_bytes(const lq_cuda_codec *codec, uint32_t tokens);
 
-/* Pages to vectors: the integers are those of lq_codec_decode, up to the matrix' sums, and so are
-   the floats but for the last bit.
+/* Pages to vectors: the integers are those of lq_codec_decode, up to the matrix' sums; floats
+   behind them have its 24 bits, but are rounded once more: of a million numbers of f16 about 50 are
+   the next ones.
      workspace  aligned to 128, of lq_cuda_decode_workspace_bytes(codec, pages->tokens)
    LQ_E_ARG, LQ_E_SPACE, LQ_E_INTERNAL as above. Any bytes may stand in pages: vectors are then
    anything, and a flag tells. */
@@ -5554,9 +5556,9 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
    these the int16 columns of the matrix product, in two planes of bytes, and finds units, gains and
    the sines of its positions; the product runs on the tensor cores, and its sums become vectors.
 
-   The host makes all that a codec knows of its profile, as "DECODING PAGES" of latticequant.h tells:
-   tables of intervals by class, what raw bits each row has, centroids, means. A row's table is 768
-   bytes:
+   The host makes all that a codec knows of its profile, as "DECODING PAGES" of latticequant.h
+   tells: tables of intervals by class, what raw bits each row has, centroids, means. A row's table
+   is 768 bytes:
      buckets    (64) of 1024 slots: u32 the last slots of the interval that holds the first one, and
                 2^16 times that of the next one; u32 where the former is in the table
      intervals  (32) u32 slots; u32 first slot + 2^16 value
@@ -5591,8 +5593,8 @@ typedef struct lq__cu_column {
     int32_t unused;
 } lq__cu_column;
 
-/* Four pairs of dims of a slice, a + k stride and b + k stride: of those that a RoPE turns together,
-   or of any. Arrays have those of a and then those of b. */
+/* Four pairs of dims of a slice, a + k stride and b + k stride: of those that a RoPE turns
+   together, or of any. Arrays have those of a and then those of b. */
 typedef struct lq__cu_quad {
     float scale[8];
     float center[8];
@@ -6163,8 +6165,8 @@ static int lq__cu_codec_rows(lq_cuda_codec *c, uint8_t *image, const uint64_t *m
     return LQ_OK;
 }
 
-/* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the matrix: pairs lie eight rows apart,
-   in the two halves of 16 rows that a warp has. */
+/* Row r of quad `n`, 0 .. 7 as its arrays, among the rows of the matrix: pairs lie eight rows
+   apart, in the two halves of 16 rows that a warp has. */
 static uint32_t lq__cu_matrix_row(size_t n, uint32_t r)
 {
     return (uint32_t)(n / 2) * 16 + r / 4 * 8 + (uint32_t)(n % 2) * 4 + r % 4;
@@ -6332,8 +6334,8 @@ static size_t lq__cu_decode_place(lq__cu_decoding *d, uint8_t *at)
 }
 
 /* ---- rANS ---- */
-/* A warp's page: lane l has the state of tokens l and l + 32. Its words come through a ring in shared
-   memory: byte b of the page's memory, counted from a multiple of 16, at b mod LQ__CU_WORDS. */
+/* A warp's page: lane l has the state of tokens l and l + 32. Its words come through a ring in
+   shared memory: byte b of the page's memory, from a multiple of 16 on, at b mod LQ__CU_WORDS. */
 typedef struct lq__cu_stream {
     const uint8_t *p;
     uint32_t n;
@@ -6391,8 +6393,8 @@ static __device__ bool lq__cu_stream_begin(lq__cu_stream *s, uint32_t tokens)
     return true;
 }
 
-/* Asks for the words that four rows may take behind those that are asked for, 512 bytes, where there
-   is room for them, once those have come. */
+/* Asks for the words that four rows may take behind those that are asked for, 512 bytes, where
+   there is room for them, once those have come. */
 LQ__CU_DEVICE void lq__cu_words_more(lq__cu_stream *s)
 {
     asm volatile("cp.async.wait_group 0;" ::: "memory");
@@ -6868,8 +6870,8 @@ LQ__CU_DEVICE uint32_t lq__cu_swizzle(uint32_t row, uint32_t chunk)
     return row * LQ__CU_DEEP + (chunk ^ (row >> 1 & 3u)) * 16;
 }
 
-/* What is copied next: coefficients k LQ__CU_DEEP .. of a tile, which are numbered dims first. Where
-   there are bulk copies bar is the first of the stages' mbarriers, and one thread copies. */
+/* What is copied next: coefficients k LQ__CU_DEEP .. of a tile, which are numbered dims first.
+   Where there are bulk copies bar is the first of the stages' mbarriers, and one thread copies. */
 typedef struct lq__cu_next {
     uint32_t at; /* stages */
     uint32_t bar;
@@ -7089,7 +7091,7 @@ typedef struct lq__cu_of_token {
     float2 wave;
 } lq__cu_of_token;
 
-/* The sums of a lane's pair to halves in shared memory: a token's row has first all a, then all b. */
+/* The sums of a lane's pair to halves in shared memory: of a token first all a, then all b. */
 LQ__CU_DEVICE void lq__cu_halves_out(uint8_t *halves, const lq__cu_decoding *d, lq__cu_sums *s,
                                      uint32_t tile)
 {

@@ -1,9 +1,9 @@
 /* nvcc -O3 -arch=sm_90a bench/cuda.cu -o cuda_bench && python3 bench/sdpa.py ./cuda_bench
    Times of latticequant_cuda.cuh on the current device: medians of graph replays over sequences
    whose pages are 300 MB or more together. A line each: name, shape, microseconds, bytes. The last
-   lines are of a prefix in coded pages, from pinned memory to pages of f16 and of Z, beside the copy
-   of its f16 bytes; then its parts, each of all layers in one stream. `./cuda_bench FIRST COUNT`
-   runs some of the rows, 20 only the last. */
+   lines are of a prefix in coded pages, from pinned memory to pages of f16 and of Z, beside the
+   copy of its f16 bytes; then its parts, each of all layers in one stream. `./cuda_bench FIRST
+   COUNT` runs some of the rows, 20 only the last. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 #ifndef LQ_CUDA_INSTANCES
@@ -501,9 +501,9 @@ static double wall_of(int rounds, cudaStream_t stream, const std::function<void(
     return times[times.size() / 2];
 }
 
-/* A prefix of 32,768 tokens and 32 layers of 8 x 128, at about a bit a number in a basis a layer, from
-   pinned memory to pages of f16 as an engine has them, blocks of R_BLOCK tokens, and to pages of Z 4;
-   beside it the copy of its f16 bytes. */
+/* A prefix of 32,768 tokens and 32 layers of 8 x 128, at about a bit a number in a basis a layer,
+   from pinned memory to pages of f16 as an engine has them, blocks of R_BLOCK tokens, and to pages
+   of Z 4; beside it the copy of its f16 bytes. */
 static void restore(void)
 {
     Prefix p;

@@ -915,7 +915,7 @@ static void test_hostile(int rounds)
 }
 
 /* ---- coded pages ---- */
-/* A group whose vectors are made of few hidden numbers, a basis calibrated on them, and its codec. */
+/* A group whose vectors are made of few hidden numbers, its calibrated basis, and its codec. */
 struct Group {
     std::vector<uint32_t> dims;
     std::vector<lq_role> roles;
@@ -1010,7 +1010,7 @@ static void make_group(Group *g, uint32_t stream, const std::vector<uint32_t> &d
         role.stream = stream == LQ_KV ? own : stream;
         if (role.stream == LQ_V) {
             role.gain = way & 2 ? gain++ : 0;
-        } else if (way < 3) {
+        } else if (way < 3 && dims[s] >= g->ropes[0].rotary_dims) {
             role.rope = &g->ropes[way == 2 ? s % 2 : way];
         }
         g->roles.push_back(role);
@@ -1149,14 +1149,23 @@ static int compare_restored(Group *g, const lq_cuda_codec *codec, uint32_t token
                              have.begin() + (blocks.size() - 1 - i) * 16 * 260);
         }
         have.resize((size_t)tokens * 260);
-        for (size_t i = 0; i < have.size(); i++) {
-            const int32_t apart = (int16_t)have[i] - (int16_t)want[s][i];
-            other += apart != 0;
-            far += apart < -1 || apart > 1;
+        for (uint32_t t = 0; t < tokens; t++) { /* floats of 24 bits: what is near 0 may be off */
+            const uint16_t *x = &have[(size_t)t * 260];
+            const uint16_t *y = &want[s][(size_t)t * 260];
+            float top = 0;
+            for (uint32_t e = 0; e < g->dims[s]; e++) {
+                top = std::max(top, fabsf(float_of(y[e], out_type)));
+            }
+            for (uint32_t e = 0; e < 260; e++) {
+                const int32_t apart = (int16_t)x[e] - (int16_t)y[e];
+                const float off = fabsf(float_of(x[e], out_type) - float_of(y[e], out_type));
+                other += apart != 0;
+                far += (apart < -1 || apart > 1) && !(off <= top * 1e-6f);
+            }
         }
         all += (size_t)tokens * g->dims[s];
     }
-    if (!CHECK(far == 0 && other * 1000 <= all)) {
+    if (!CHECK(far == 0 && other * 1000 <= all + 4000)) {
         fprintf(stderr, "  restore: of %zu numbers %zu are others, %zu far; stream %u tokens %u\n",
                 all, other, far, g->geometry.stream, tokens);
     }

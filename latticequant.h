@@ -30706,65 +30706,95 @@ LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *l
 }
 #define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
 
+/* Sums of up to four blocks of 16 lanes, side by side `width` apart: row r's at sums + 64 r, on top
+   of what is there with `more`. One function for dots and for sums, whose levels are signed alike
+   here; kind and rows (3 are done as 4) are constants. */
+LQ__HOT_256 void lq__hot_blocks_of_avx2(int32_t *sums, int more, int kind, const uint8_t *codes,
+                                        const uint8_t *second, size_t width, size_t vectors,
+                                        const int16_t *pairs, size_t blocks, int rows,
+                                        uintptr_t ahead)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    for (size_t b = 0; b < blocks; b++) {
+        __m256i a[4][2];
+#define LQ__HOT_BEGIN(r, h)                                                       \
+    a[r][h] = rows > r && more ? lq__hot_load_256(sums + 64 * r + 16 * b + 8 * h) \
+                               : _mm256_setzero_si256();
+        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+        lq__hot_multiply_256(a, &look, kind, codes + 64 * b, second + lq__hot_behind(kind) * b,
+                             width, vectors, pairs, rows, ahead);
+#define LQ__HOT_END(r, h)                                                                  \
+    if (rows > r) {                                                                        \
+        _mm256_storeu_si256((__m256i *)(void *)(sums + 64 * r + 16 * b + 8 * h), a[r][h]); \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_BLOCKS(kind, rows)                                                               \
+    LQ__HOT_ON_avx2 static void lq__hot_blocks_##kind##_##rows##_avx2(                           \
+        int32_t *sums, int more, const uint8_t *codes, const uint8_t *second, size_t width,      \
+        size_t vectors, const int16_t *pairs, size_t blocks, uintptr_t ahead)                    \
+    {                                                                                            \
+        lq__hot_blocks_of_avx2(sums, more, LQ__HOT_##kind, codes, second, width, vectors, pairs, \
+                               blocks, rows, ahead);                                             \
+    }
+#define LQ__HOT_ROW(kind, ...) \
+    LQ__HOT_BLOCKS(kind, 1) LQ__HOT_BLOCKS(kind, 2) LQ__HOT_BLOCKS(kind, 4)
+LQ__HOT_KINDS(LQ__HOT_ROW)
+#undef LQ__HOT_ROW
+
+typedef void (*lq__hot_blocks)(int32_t *, int, const uint8_t *, const uint8_t *, size_t, size_t,
+                               const int16_t *, size_t, uintptr_t);
+#define LQ__HOT_ROW(kind, ...)                                       \
+    {lq__hot_blocks_##kind##_1_avx2, lq__hot_blocks_##kind##_2_avx2, \
+     lq__hot_blocks_##kind##_4_avx2, lq__hot_blocks_##kind##_4_avx2},
+static const lq__hot_blocks lq__hot_blocks_avx2[LQ__HOT_COUNT][LQ__HOT_BATCH] = {
+    LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+
 /* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
-LQ__HOT_256 void lq__hot_dots_of_avx2(int32_t *dots, const uint8_t *tile, int kind,
-                                      const int8_t *q8, const int32_t *sum, size_t wide,
-                                      uintptr_t ahead, size_t live, int rows)
+LQ__HOT_ON_avx2 static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind,
+                                              const int8_t *q8, const int32_t *sum, size_t wide,
+                                              size_t rows, uintptr_t ahead)
 {
     (void)sum; /* levels are signed here */
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const lq__hot_blocks multiply = lq__hot_blocks_avx2[kind - 1][rows - 1];
     const size_t fours = (size_t)lq__hot_fours(kind);
     const size_t vectors = wide / 4 / fours;
     int16_t pairs[LQ__HOT_CHUNK * LQ__HOT_BATCH * 4];
     for (size_t v = 0; v < vectors; v += LQ__HOT_CHUNK / fours) {
         const size_t n = LQ__MIN(vectors - v, LQ__HOT_CHUNK / fours);
-        lq__hot_pairs_256(pairs, (const uint8_t *)q8 + 4 * fours * v, wide, n * fours, live, 1);
-        for (size_t b = 0; b < 4; b++) {
-            const size_t at = 4 * v + b;
-            __m256i a[4][2];
-#define LQ__HOT_BEGIN(r, h)                                                                \
-    a[r][h] = rows > r && v ? lq__hot_load_256(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h) \
-                            : _mm256_setzero_si256();
-            LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, lq__hot_more(tile, kind, wide, at),
-                                 4, n, pairs, rows, ahead);
-#define LQ__HOT_END(r, h)                                                                    \
-    if (rows > r) {                                                                          \
-        _mm256_storeu_si256((__m256i *)(void *)(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h), \
-                            a[r][h]);                                                        \
-    }
-            LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-        }
+        lq__hot_pairs_256(pairs, (const uint8_t *)q8 + 4 * fours * v, wide, n * fours, rows, 1);
+        multiply(dots, v > 0, tile + 256 * v, lq__hot_more(tile, kind, wide, 4 * v), 4, n, pairs, 4,
+                 ahead);
     }
 }
 
-LQ__HOT_256 void lq__hot_sums_of_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                      const uint8_t *weights, size_t wide, uintptr_t ahead,
-                                      size_t live, int rows)
+LQ__HOT_ON_avx2 static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile,
+                                              int kind, const uint8_t *weights, size_t wide,
+                                              size_t rows, uintptr_t ahead)
 {
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const lq__hot_blocks multiply = lq__hot_blocks_avx2[kind - 1][rows - 1];
     const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
     int16_t pairs[16 * LQ__HOT_BATCH * 4];
-    lq__hot_pairs_256(pairs, weights, LQ__HOT_TOKENS, 16, live, 0);
-    for (size_t b = 0; b < wide / 16; b++) {
-        const size_t width = LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
+    int32_t sums[LQ__HOT_BATCH * 64];
+    lq__hot_pairs_256(pairs, weights, LQ__HOT_TOKENS, 16, rows, 0);
+    for (size_t b = 0; b < wide / 16; b += 4) {
+        const size_t blocks = LQ__MIN(wide / 16 - b, 4);
         const size_t at = lq__hot_at(wide / 16, vectors, b, 0);
-        __m256i a[4][2];
-#define LQ__HOT_BEGIN(r, h) a[r][h] = _mm256_setzero_si256();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, lq__hot_more(tile, kind, wide, at),
-                             width, vectors, pairs, rows, ahead);
-#define LQ__HOT_END(r, h)                                                                         \
-    if (rows > r && live > r) {                                                                   \
-        float *p = acc + r * wide + 16 * b + 8 * h;                                               \
-        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[r][h]), _mm256_set1_ps(unit[r]), \
-                                            _mm256_loadu_ps(p)));                                 \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
+        multiply(sums, 0, tile + 64 * at, lq__hot_more(tile, kind, wide, at), blocks, vectors,
+                 pairs, blocks, ahead);
+        for (size_t r = 0; r < rows; r++) {
+            const __m256 u = _mm256_set1_ps(unit[r]);
+            for (size_t d = 0; d < 16 * blocks; d += 8) {
+                float *p = acc + r * wide + 16 * b + d;
+                const __m256 x = _mm256_cvtepi32_ps(lq__hot_load_256(sums + 64 * r + d));
+                _mm256_storeu_ps(p, _mm256_fmadd_ps(x, u, _mm256_loadu_ps(p)));
+            }
+        }
     }
 }
 
@@ -31045,9 +31075,8 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
 
 LQ__HOT_512 void lq__hot_dots_of_avx512(int32_t *dots, const uint8_t *tile, int kind,
                                         const int8_t *q8, const int32_t *sum, size_t wide,
-                                        uintptr_t ahead, size_t live, int rows)
+                                        uintptr_t ahead, int rows)
 {
-    (void)live; /* rows */
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
     const int blocks = 4;
     const size_t fours = (size_t)lq__hot_fours(kind);
@@ -31067,8 +31096,8 @@ LQ__HOT_512 void lq__hot_dots_of_avx512(int32_t *dots, const uint8_t *tile, int 
 
 LQ__HOT_512 void lq__hot_sums_some_512(float *acc, const float *unit, const uint8_t *tile, int kind,
                                      const uint8_t *weights, size_t wide, size_t first,
-                                     const lq__hot_look_512 *look, int rows, int blocks,
-                                     uintptr_t ahead)
+                                     const lq__hot_look_512 *look, size_t live, int rows,
+                                     int blocks, uintptr_t ahead)
 {
     const size_t width = LQ__MIN(wide / 16 - (first & ~(size_t)3), 4);
     const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
@@ -31080,7 +31109,7 @@ LQ__HOT_512 void lq__hot_sums_some_512(float *acc, const float *unit, const uint
     lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, lq__hot_more(tile, kind, wide, at),
                          width, vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
 #define LQ__HOT_END(r, b)                                                                         \
-    if (rows > r && blocks > b) {                                                                 \
+    if (rows > r && live > r && blocks > b) {                                                     \
         float *p = acc + r * wide + 16 * (first + b);                                             \
         _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r][b]), _mm512_set1_ps(unit[r]), \
                                             _mm512_loadu_ps(p)));                                 \
@@ -31091,17 +31120,23 @@ LQ__HOT_512 void lq__hot_sums_some_512(float *acc, const float *unit, const uint
 
 LQ__HOT_512 void lq__hot_sums_of_avx512(float *acc, const float *unit, const uint8_t *tile,
                                         int kind, const uint8_t *weights, size_t wide,
+                                        uintptr_t ahead, int rows)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
+    for (size_t b = 0; b + 4 <= wide / 16; b += 4) {
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, (size_t)rows, rows, 4,
+                              ahead);
+    }
+}
+
+/* Those of the blocks behind the last four; a block is a chain of sums, 4 rows take what 2 do. */
+LQ__HOT_512 void lq__hot_rest_of_avx512(float *acc, const float *unit, const uint8_t *tile,
+                                        int kind, const uint8_t *weights, size_t wide,
                                         uintptr_t ahead, size_t live, int rows)
 {
-    (void)live;
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
-    size_t blocks = wide / 16;
-    size_t b;
-    for (b = 0; b + 4 <= blocks; b += 4) {
-        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
-    }
-    for (; b < blocks; b++) {
-        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
+    for (size_t b = wide / 64 * 4; b < wide / 16; b++) {
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, live, rows, 1, ahead);
     }
 }
 
@@ -31166,7 +31201,6 @@ LQ__HOT_512 void lq__hot_across_of_avx512(float *acc, const float *unit, const u
                                           int kind, const uint8_t *weights, size_t wide,
                                           size_t first, size_t last, size_t live, int rows)
 {
-    (void)live;
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     __m512i w[4][4];
@@ -31185,7 +31219,7 @@ LQ__HOT_512 void lq__hot_across_of_avx512(float *acc, const float *unit, const u
         lq__hot_across_eight_512(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
                                  (const __m512i(*)[4])w, rows);
 #define LQ__HOT_END(r)                                                                        \
-    if (rows > r) {                                                                           \
+    if (rows > r && live > r) {                                                               \
         float *p = acc + r * wide + d;                                                        \
         const __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0][r], a[1][r], 0x88),    \
                                              _mm512_shuffle_i32x4(a[0][r], a[1][r], 0xdd));   \
@@ -31201,80 +31235,89 @@ LQ__HOT_512 void lq__hot_across_of_avx512(float *acc, const float *unit, const u
 
 #if LQ__X86
 /* ---- kernels of each kind, by rows ----
-   AVX2 does 3 rows as 4; `live` are there. */
+   `live` are there. Of weights there are LQ__HOT_BATCH rows, anything in those that are not live.
+   Across: any as 4, since keys with values in them have many heads. */
+typedef void (*lq__hot_across)(float *, const float *, const uint8_t *, const uint8_t *, size_t,
+                               size_t, size_t, size_t);
+#define LQ__HOT_ACROSS(kind, v)                                                                  \
+    LQ__HOT_ON_##v static void lq__hot_across_##kind##_##v(                                      \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
+        size_t rows, size_t first, size_t last)                                                  \
+    {                                                                                            \
+        lq__hot_across_of_##v(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, rows, \
+                              4);                                                                \
+    }
+#define LQ__HOT_ROW(kind, ...) LQ__HOT_ACROSS(kind, avx2) LQ__HOT_ACROSS(kind, avx512)
+LQ__HOT_KINDS(LQ__HOT_ROW)
+#undef LQ__HOT_ROW
+#define LQ__HOT_OF_avx2(kind, ...) lq__hot_across_##kind##_avx2,
+#define LQ__HOT_OF_avx512(kind, ...) lq__hot_across_##kind##_avx512,
+#define LQ__HOT_BY_KIND(v)                                                                         \
+    static void lq__hot_across_##v(float *acc, const float *unit, const uint8_t *tile, int kind,   \
+                                   const uint8_t *weights, size_t wide, size_t rows, size_t first, \
+                                   size_t last)                                                    \
+    {                                                                                              \
+        static const lq__hot_across of_kind[LQ__HOT_COUNT] = {LQ__HOT_KINDS(LQ__HOT_OF_##v)};      \
+        of_kind[kind - 1](acc, unit, tile, weights, wide, rows, first, last);                      \
+    }
+LQ__EACH_LEVEL(LQ__HOT_BY_KIND)
+
 typedef struct lq__hot_of_kind {
     void (*dots)(int32_t *, const uint8_t *, const int8_t *, const int32_t *, size_t, size_t,
                  uintptr_t);
     void (*sums)(float *, const float *, const uint8_t *, const uint8_t *, size_t, size_t,
                  uintptr_t);
-    void (*across)(float *, const float *, const uint8_t *, const uint8_t *, size_t, size_t, size_t,
-                   size_t);
 } lq__hot_of_kind;
 
-#define LQ__HOT_BY_ROWS(v, of, ...)              \
-    if (rows == 1) {                             \
-        of(__VA_ARGS__, 1, 1);                   \
-    } else if (rows == 2) {                      \
-        of(__VA_ARGS__, 2, 2);                   \
-    } else if (rows == 3 && LQ__LANES_##v > 8) { \
-        of(__VA_ARGS__, 3, 3);                   \
-    } else {                                     \
-        of(__VA_ARGS__, rows, 4);                \
+#define LQ__HOT_BY_ROWS(of, ...) \
+    if (rows == 1) {             \
+        of(__VA_ARGS__, 1);      \
+    } else if (rows == 2) {      \
+        of(__VA_ARGS__, 2);      \
+    } else if (rows == 3) {      \
+        of(__VA_ARGS__, 3);      \
+    } else {                     \
+        of(__VA_ARGS__, 4);      \
     }
-#define LQ__HOT_KIND(v, kind)                                                                      \
-    LQ__HOT_ON_##v static void lq__hot_dots_##kind##_##v(int32_t *dots, const uint8_t *tile,       \
-                                                     const int8_t *q8, const int32_t *sum,         \
-                                                     size_t wide, size_t rows, uintptr_t ahead)    \
+#define LQ__HOT_ROW(kind, ...)                                                                     \
+    LQ__HOT_ON_avx512 static void lq__hot_dots_##kind##_avx512(                                    \
+        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,     \
+        size_t rows, uintptr_t ahead)                                                              \
     {                                                                                              \
-        LQ__HOT_BY_ROWS(v, lq__hot_dots_of_##v, dots, tile, LQ__HOT_##kind, q8, sum, wide, ahead); \
+        LQ__HOT_BY_ROWS(lq__hot_dots_of_avx512, dots, tile, LQ__HOT_##kind, q8, sum, wide, ahead); \
     }                                                                                              \
-    LQ__HOT_ON_##v static void lq__hot_sums_##kind##_##v(float *acc, const float *unit,            \
-                                                     const uint8_t *tile, const uint8_t *weights,  \
-                                                     size_t wide, size_t rows, uintptr_t ahead)    \
+    LQ__HOT_ON_avx512 static void lq__hot_sums_##kind##_avx512(                                    \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
+        size_t rows, uintptr_t ahead)                                                              \
     {                                                                                              \
-        LQ__HOT_BY_ROWS(v, lq__hot_sums_of_##v, acc, unit, tile, LQ__HOT_##kind, weights, wide,    \
+        LQ__HOT_BY_ROWS(lq__hot_sums_of_avx512, acc, unit, tile, LQ__HOT_##kind, weights, wide,    \
                         ahead);                                                                    \
-    }                                                                                              \
-    LQ__HOT_ON_##v static void lq__hot_across_##kind##_##v(float *acc, const float *unit,          \
-                                                       const uint8_t *tile,                        \
-                                                       const uint8_t *weights, size_t wide,        \
-                                                       size_t rows, size_t first, size_t last)     \
-    {                                                                                              \
-        LQ__HOT_BY_ROWS(v, lq__hot_across_of_##v, acc, unit, tile, LQ__HOT_##kind, weights, wide,  \
-                        first, last);                                                              \
+        if (wide % 64 == 0) {                                                                      \
+            return;                                                                                \
+        } else if (rows == 1) {                                                                    \
+            lq__hot_rest_of_avx512(acc, unit, tile, LQ__HOT_##kind, weights, wide, ahead, 1, 1);   \
+        } else {                                                                                   \
+            lq__hot_rest_of_avx512(acc, unit, tile, LQ__HOT_##kind, weights, wide, ahead, rows,    \
+                                   4);                                                             \
+        }                                                                                          \
     }
-#define LQ__HOT_KIND_avx2(kind, ...) LQ__HOT_KIND(avx2, kind)
-#define LQ__HOT_KIND_avx512(kind, ...) LQ__HOT_KIND(avx512, kind)
-LQ__HOT_KINDS(LQ__HOT_KIND_avx2)
-LQ__HOT_KINDS(LQ__HOT_KIND_avx512)
-#define LQ__HOT_OF(kind, v) \
-    {lq__hot_dots_##kind##_##v, lq__hot_sums_##kind##_##v, lq__hot_across_##kind##_##v},
-#define LQ__HOT_OF_avx2(kind, ...) LQ__HOT_OF(kind, avx2)
-#define LQ__HOT_OF_avx512(kind, ...) LQ__HOT_OF(kind, avx512)
-#define LQ__HOT_BY_KIND(v)                                                                         \
-    static const lq__hot_of_kind lq__hot_of_kind_##v[LQ__HOT_COUNT] = {                            \
-        LQ__HOT_KINDS(LQ__HOT_OF_##v)};                                                            \
-                                                                                                   \
-    static void lq__hot_dots_##v(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,   \
-                                 const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)    \
-    {                                                                                              \
-        lq__hot_of_kind_##v[kind - 1].dots(dots, tile, q8, sum, wide, rows, ahead);                \
-    }                                                                                              \
-                                                                                                   \
-    static void lq__hot_sums_##v(float *acc, const float *unit, const uint8_t *tile, int kind,     \
-                                 const uint8_t *weights, size_t wide, size_t rows,                 \
-                                 uintptr_t ahead)                                                  \
-    {                                                                                              \
-        lq__hot_of_kind_##v[kind - 1].sums(acc, unit, tile, weights, wide, rows, ahead);           \
-    }                                                                                              \
-                                                                                                   \
-    static void lq__hot_across_##v(float *acc, const float *unit, const uint8_t *tile, int kind,   \
-                                   const uint8_t *weights, size_t wide, size_t rows, size_t first, \
-                                   size_t last)                                                    \
-    {                                                                                              \
-        lq__hot_of_kind_##v[kind - 1].across(acc, unit, tile, weights, wide, rows, first, last);   \
-    }
-LQ__EACH_LEVEL(LQ__HOT_BY_KIND)
+LQ__HOT_KINDS(LQ__HOT_ROW)
+#undef LQ__HOT_ROW
+#define LQ__HOT_ROW(kind, ...) {lq__hot_dots_##kind##_avx512, lq__hot_sums_##kind##_avx512},
+static const lq__hot_of_kind lq__hot_of_kind_avx512[LQ__HOT_COUNT] = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+
+static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    lq__hot_of_kind_avx512[kind - 1].dots(dots, tile, q8, sum, wide, rows, ahead);
+}
+
+static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    lq__hot_of_kind_avx512[kind - 1].sums(acc, unit, tile, weights, wide, rows, ahead);
+}
 #endif
 
 #if LQ__NEON
@@ -45389,10 +45432,8 @@ LQ__STATIC const lq__trellis_kernels *lq__trellis_of_level(void)
 #undef LQ__HOT_ALL_DOT
 #undef LQ__HOT_LEVEL_NEON
 #undef LQ__HOT_BY_ROWS
-#undef LQ__HOT_KIND
-#undef LQ__HOT_KIND_avx2
-#undef LQ__HOT_KIND_avx512
-#undef LQ__HOT_OF
+#undef LQ__HOT_BLOCKS
+#undef LQ__HOT_ACROSS
 #undef LQ__HOT_OF_avx2
 #undef LQ__HOT_OF_avx512
 #undef LQ__HOT_BY_KIND

@@ -6,7 +6,7 @@
    MSE * 4^R over the variance; Shannon's bound is 1 for a Gaussian, at least e / pi = 0.865 for a
    Laplacian. Bits are the sum of -log2 of the coder's frequencies, escapes' codes included, and for
    each page the lanes' last states (32 of 28 bits) and a trailer of 32. What real pages take is in
-   bench/pages.c: the coder's rounding adds 0.004 bits.
+   bench/rd.c: the coder's rounding adds 0.004 bits.
      Z          the dead zone of the class
      Z RDO      Z's tables and centroids, each integer the one of the least e^2 + lambda bits; the
                 best of three lambdas and of three classes of tables

@@ -12910,7 +12910,8 @@ LQ__EACH_LEVEL(LQ__TRELLIS_FORTH)
                 lq__i32_##v set = 0 - (n >> top), plain = set & ~c->both;                          \
                 lq__i32_##v list = one ^ (set & (((sign | c->both) & 1) ^ 2));                     \
                 lq__i32_##v odd = (list ^ (list >> 1)) & 1;                                        \
-                k = lq__srl_##v(lq__load_##v(record + choice), list * 3 + LQ__TRELLIS_CHOICE) & 7; \
+                lq__i32_##v at = list * 3 + (int)LQ__TRELLIS_CHOICE;                               \
+                k = lq__srl_##v(lq__load_##v(record + choice), at) & 7;                            \
                 k += lq__max_##v((w - 12 * LQ__ONE) >> 13, lq__set_##v(0));                        \
                 k = k + k + odd + plain;                                                           \
                 k = (k ^ sign) - (sign & ~plain);                                                  \

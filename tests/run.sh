@@ -726,8 +726,8 @@ for c in $compilers; do
     done
     if [ "$(uname -s)" = Linux ] && have size; then
         coder=72 # KB
-        linked=72
-        [ "$c" = "$clang" ] && coder=97 linked=100 # with vector constants of all kernels
+        linked=78
+        [ "$c" = "$clang" ] && coder=97 linked=106 # with vector constants of all kernels
         add job_used "$c" 1 32 static
         add job_used "$c" 2 $coder static
         [ "$mode" = quick ] || add job_used "$c" 1 40 sections

@@ -173,7 +173,7 @@ plain 'wants a whole number' --k "$k" --bytes 1.5
 plain 'wants a whole number' --k "$k" --sinks -1
 plain 'wants a number' --k "$k" --theta inf
 plain 'wants half, adjacent or none' --k "$k" --rope full
-plain 'wants z, d4 or e8' --k "$k" --quantizer e7
+plain 'wants z, d4, e8, e8r, t8 or t64' --k "$k" --quantizer e7
 plain 'give one of' --k "$k" --step 1 --bits 2
 plain '--unpack wants' --unpack "$dir/kv.lq"
 plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --q "$q"

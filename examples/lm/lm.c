@@ -102,7 +102,9 @@ static const char lm_usage[] =
     "                        loses as much and is 8 to 10 % smaller, but slower\n"
     "    --step S            of packing (default 0.8), --step-v of profiles of values (0.8)\n"
     "    --past E            finer steps for what was attended to: exponent, as 0.25\n"
-    "    --safe E            for what can expect it (default 0.15, with --past 0)\n"
+    "    --safe E            for what can expect it (default 0.15, with --past 0)\n";
+
+static const char lm_usage_more[] =
     "  eval [CODEC ...]    perplexity, KLD and bits of codecs (default: all rivals)\n"
     "    --text FILE         on passages of this text\n"
     "    --tokens N          a passage (default 1024)\n"
@@ -1254,6 +1256,7 @@ int main(int argc, char **argv)
 {
     if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0) {
         fputs(lm_usage, argc < 2 ? stderr : stdout);
+        fputs(lm_usage_more, argc < 2 ? stderr : stdout);
         return argc < 2;
     }
     lm_options o;

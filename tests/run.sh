@@ -788,8 +788,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         add job_object aarch64 aarch64-linux-gnu-gcc -std=c99 -O2
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
         for t in test_hot test_rans test_rows test_warm_kernels test_product test_transform \
-            test_lattice test_leech test_trellis test_polar test_codebook test_golden test_bits \
-            test_distortion; do
+            test_lattice test_leech test_trellis test_polar test_golden test_bits; do
             [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
                 aarch64-linux-gnu-gcc -static -std=c99 -O2
         done

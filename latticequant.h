@@ -1136,7 +1136,7 @@ typedef struct lq_profile {
 } lq_profile;
 
 /* ================================================================================================
-   >>api   kernels, codec, archive; >>kv has the live cache
+   >>api   kernels, codec, archive
    ============================================================================================== */
 /* ---- library ---- */
 LQ_API int lq_version(void);
@@ -3891,9 +3891,27 @@ LQ__INLINE int64_t lq__i64_of_bits(uint64_t u)
     return i;
 }
 
+/* SplitMix64's output function (Steele, Lea and Flood 2014). */
+LQ__INLINE uint64_t lq__mix64(uint64_t z)
+{
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
 LQ__INLINE int lq__finite_bits(uint32_t u)
 {
     return (u & 0x7f800000u) != 0x7f800000u;
+}
+
+/* Whether all of them are finite; NULL: none. */
+LQ__STATIC int lq__all_finite(const float *x, size_t count)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; x && i < count; i++) {
+        most = LQ__MAX(most, lq__bits_of_f32(x[i]) & 0x7fffffffu);
+    }
+    return lq__finite_bits(most);
 }
 
 /* ---- sizes: every product or sum that could pass SIZE_MAX goes through these; 0 means overflow
@@ -7738,6 +7756,12 @@ LQ__INLINE int lq__is_machine(uint32_t residue)
     return lq__machines[residue][1] != 0;
 }
 
+/* The state behind one, whose integer has this lowest bit. */
+LQ__INLINE uint32_t lq__machine_next(uint32_t state, uint32_t bit, uint32_t a, uint32_t b)
+{
+    return (state >> 1) ^ (a & (0 - (state & 1))) ^ (b & (0 - bit));
+}
+
 /* A trellis's numbers are not chosen block by block: nobody asks for these, >>trellis has paths. */
 #define LQ__NO_BLOCKS(own, v)                                                                  \
     static int32_t lq__##own##_blocks_##v(int16_t *z, const int32_t *y, const lq__row_data *row, \
@@ -7794,7 +7818,7 @@ LQ__STATIC uint32_t lq__coset_table(int class_, uint32_t w)
 /* A quantizer. The rows are in the order of LQ_QUANTIZER_LIST, and dims and words from there.
      residue      LQ__RESIDUE_*, parity: LQ__PARITY_*
      wiener       squared error in steps^2 (q16) of which the factor on points is made; Z has
-                  centroids instead
+                  centroids, a trellis levels of its own instead
      moment       squared error in steps^2 (q24) that a rate goes by; 0: >>rate tells
      volume       log2 (q16) of a cell's volume, a number
    Tables for words:
@@ -7823,9 +7847,9 @@ typedef struct lq__quantizer {
     LQ__QUANTIZER_OF(coset, COSET_0, 4698u, 1120720u, -4792, e8_relaxed, \
                      lq__word_freq_e8_relaxed, lq__coset_table)
 #define LQ__QUANTIZER_trellis_8 \
-    LQ__QUANTIZER_OF(trellis_8, NONE, 4301u, 1101005u, 0, trellis_8, NULL, NULL)
+    LQ__QUANTIZER_OF(trellis_8, NONE, 0u, 1101005u, 0, trellis_8, NULL, NULL)
 #define LQ__QUANTIZER_trellis_64 \
-    LQ__QUANTIZER_OF(trellis_64, NONE, 4137u, 1059062u, 0, trellis_64, NULL, NULL)
+    LQ__QUANTIZER_OF(trellis_64, NONE, 0u, 1059062u, 0, trellis_64, NULL, NULL)
 enum {
     LQ__WORD_TABLES_trellis_8 = 0,
     LQ__WORD_TABLES_trellis_64 = 0,
@@ -9849,16 +9873,6 @@ LQ_API int lq_polar_decode(const lq_polar_book *book, float *dst, const uint8_t 
     return LQ_OK;
 }
 
-/* ---- a query's products with codes ---- */
-LQ__INLINE int lq__polar_finite(const float *x, size_t count)
-{
-    uint32_t most = 0;
-    for (size_t i = 0; i < count; i++) {
-        most = LQ__MAX(most, lq__bits_of_f32(x[i]) & 0x7fffffffu);
-    }
-    return lq__finite_bits(most);
-}
-
 LQ_API size_t lq_polar_logits_workspace_bytes(const lq_polar_book *book, size_t dims)
 {
     lq__polar p;
@@ -9895,7 +9909,7 @@ LQ_API int lq_polar_logits(const lq_polar_book *book, float *logits, const float
     float *q = (float *)lq__arena_array(&a, dims, sizeof *q);
     float *table = (float *)lq__arena_array(&a, dims / 2 * p.angles, sizeof *table);
     if (!q || !table) return LQ_E_SPACE;
-    if (!lq__polar_finite(query, dims)) return LQ_E_DATA;
+    if (!lq__all_finite(query, dims)) return LQ_E_DATA;
     memcpy(q, query, dims * sizeof *q);
     int status = lq_rotate_f32(q, 1, dims);
     if (status) return status;
@@ -10117,14 +10131,10 @@ LQ__INLINE const int16_t *lq__qjl_rows(const lq_qjl *q, uint32_t round)
     return (const int16_t *)(const void *)at + round * lq__qjl_numbers(&q->desc);
 }
 
-/* Number i of a round's 64 random bits: SplitMix64 (Steele, Lea and Flood 2014) from a state of
-   all three. */
+/* Number i of a round's 64 random bits, from a state of all three. */
 LQ__INLINE uint64_t lq__qjl_random(uint32_t seed, uint32_t round, uint32_t i)
 {
-    uint64_t z = (((uint64_t)seed << 32 | round << 30 | i) + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+    return lq__mix64((((uint64_t)seed << 32 | round << 30 | i) + 1) * 0x9e3779b97f4a7c15u);
 }
 
 /* `count` Gaussian numbers, q12, two from each 64 bits (Box and Muller 1958): radius
@@ -10432,7 +10442,7 @@ LQ_API int lq_qjl_logits(const lq_qjl *qjl, float *logits, const float *query, c
     lq__arena a = lq__arena_of(workspace, workspace_bytes);
     const lq__qjl_work w = lq__qjl_work_in(&a, qjl);
     if (!w.cosine) return LQ_E_SPACE;
-    if (!lq__polar_finite(query, qjl->desc.dims)) return LQ_E_DATA;
+    if (!lq__all_finite(query, qjl->desc.dims)) return LQ_E_DATA;
     for (uint32_t round = 0; round < qjl->desc.rounds; round++) {
         lq__qjl_project(w.cosine + round * signs, qjl, round, query);
     }
@@ -10622,6 +10632,14 @@ LQ__STATIC size_t lq__codebook_below(const int32_t *x, size_t count, int64_t edg
     return low;
 }
 
+/* Where the cell of level k ends in x. */
+LQ__STATIC size_t lq__codebook_end(const lq_codebook *book, size_t k, const int32_t *x,
+                                   size_t count)
+{
+    if (k + 1 == (size_t)1 << book->bits) return count;
+    return lq__codebook_below(x, count, (int64_t)book->level[k] + book->level[k + 1]);
+}
+
 /* Levels become the means of their cells. sums (count + 1): of the first samples. Returns whether
    one has changed. */
 LQ__STATIC int lq__codebook_round(lq_codebook *book, const int32_t *x, const int64_t *sums,
@@ -10631,10 +10649,7 @@ LQ__STATIC int lq__codebook_round(lq_codebook *book, const int32_t *x, const int
     size_t from = 0;
     int changed = 0;
     for (size_t k = 0; k < levels; k++) { /* edges are those of the levels as they were */
-        size_t to = count;
-        if (k + 1 < levels) {
-            to = lq__codebook_below(x, count, (int64_t)book->level[k] + book->level[k + 1]);
-        }
+        size_t to = lq__codebook_end(book, k, x, count);
         if (to > from) {
             int32_t best = (int32_t)lq__div_round(sums[to] - sums[from], (int64_t)(to - from));
             changed |= best != book->level[k];
@@ -10705,10 +10720,7 @@ LQ__STATIC uint64_t lq__codebook_settle(lq_codebook *book, const int32_t *x, con
         if (!lq__codebook_round(book, x, sums, count)) break;
     }
     for (size_t k = 0; k < levels; k++) {
-        size_t to = count;
-        if (k + 1 < levels) {
-            to = lq__codebook_below(x, count, (int64_t)book->level[k] + book->level[k + 1]);
-        }
+        size_t to = lq__codebook_end(book, k, x, count);
         if (to > from) { /* n times the square of the mean, in 2^20 */
             int64_t mean = lq__div_round((sums[to] - sums[from]) * 16, (int64_t)(to - from));
             held += (uint64_t)(mean * mean >> 28) * (uint64_t)(to - from);
@@ -12297,8 +12309,7 @@ enum {
     LQ__TRELLIS_NONE = 1 << 29, /* q18: that of a state where no token begins */
     LQ__TRELLIS_ROWS = 64,      /* between two times that paths' costs are made small */
     LQ__TRELLIS_CLASSES = LQ__CLASS_WIDE + 1,
-    LQ__TRELLIS_CHOICE = 16, /* bit of a record where its choices are */
-    LQ__TRELLIS_STATES = 256
+    LQ__TRELLIS_CHOICE = 16 /* bit of a record where its choices are */
 };
 
 /* Levels of a class by their distance from zero, as the search sees them, the sign taken away. Four
@@ -12548,8 +12559,7 @@ LQ__STATIC int lq__trellis_init(lq__trellis *t, const lq__trellis_class *of, uin
 }
 
 /* The trellis that a quantizer is. */
-LQ__INLINE int lq__trellis_of(lq__trellis *t, const lq__trellis_class *of,
-                              int quantizer)
+LQ__INLINE int lq__trellis_of(lq__trellis *t, const lq__trellis_class *of, int quantizer)
 {
     return lq__trellis_init(t, of, quantizer == LQ_TRELLIS_8 ? 8 : 64);
 }
@@ -12562,13 +12572,7 @@ LQ__INLINE const lq__trellis_class *lq__trellis_class_of(const lq__trellis *t, u
 /* The state behind one, whose integer has this lowest bit; the set is the state's lowest bit. */
 LQ__INLINE uint32_t lq__trellis_next(const lq__trellis *t, uint32_t state, uint32_t bit)
 {
-    return (state >> 1) ^ (t->g0 & (0 - (state & 1))) ^ (t->g1 & (0 - bit));
-}
-
-/* The bit with which an integer moves the state: 0 for one that escapes. */
-LQ__INLINE uint32_t lq__trellis_bit(int32_t k)
-{
-    return (uint32_t)k & 1;
+    return lq__machine_next(state, bit, t->g0, t->g1);
 }
 
 /* Bytes that the search works in, in memory of any alignment: paths' costs of 16 lanes, twice, and
@@ -12962,7 +12966,7 @@ static void lq__trellis_row_c(const lq__trellis *t, const lq__trellis_class *c, 
 {
     for (size_t token = 0; token < LQ__TOKENS; token++) {
         y[token] = lq__trellis_point(c, state[token] & 1u, z[token]) + mean;
-        state[token] = (uint8_t)lq__trellis_next(t, state[token], lq__trellis_bit(z[token]));
+        state[token] = (uint8_t)lq__trellis_next(t, state[token], (uint32_t)z[token] & 1);
     }
 }
 
@@ -13403,14 +13407,14 @@ LQ__STATIC void lq__path_to_c(const lq_rans_row *r, int16_t *values)
 {
     const uint16_t *turn = lq__machines[r->residue];
     int16_t *word = lq__word_of(r, values);
-    const int16_t *from = r->place ? word : word - 9 * 64;
+    const int16_t *from = r->place ? word : word - 9 * 64 * (int)r->on;
     const int16_t *z = from + (r->place ? r->place : 8) * 64;
     for (uint32_t t = 0; t < 64; t++) {
         uint32_t sets = r->place ? (uint32_t)(uint16_t)word[t] & 255 : 0;
         uint32_t state = 0;
         if (r->place || r->on) {
-            uint32_t p = (uint32_t)(uint16_t)from[t] >> 8;
-            state = (p >> 1) ^ (p & 1 ? turn[0] : 0u) ^ (z[t] & 1 ? turn[1] : 0u);
+            state = lq__machine_next((uint32_t)(uint16_t)from[t] >> 8, (uint32_t)z[t] & 1, turn[0],
+                                     turn[1]);
         }
         word[t] = (int16_t)(uint16_t)(sets | state << 8 | (state & 1) << r->place);
     }
@@ -23282,7 +23286,8 @@ LQ__APART double lq__bits_series(const double *c, size_t count, double x)
 }
 
 /* log2 of a positive normal number to an ulp or two, exact for powers of two: the series of atanh
-   on [sqrt(1/2), sqrt(2)). */
+   on [sqrt(1/2), sqrt(2)). lq__log2_f64 and lq__exp2_f64 have 16 bits, too few for sums that are
+   compared. */
 LQ__STATIC double lq__bits_log2(double x)
 {
     static const double odd[11] = {1,        1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9, 1.0 / 11,
@@ -24081,13 +24086,10 @@ LQ_API double lq_noise_threshold(double variance, size_t dims, size_t tokens)
    variance G |s|^2; many tokens add theirs, without mixed terms.
    ============================================================================================== */
 /* ---- random numbers by place ---- */
-/* SplitMix64's output function (Steele, Lea and Flood 2014) of a seed and a place. */
+/* Of a seed and a place. */
 LQ__INLINE uint64_t lq__noise(uint64_t seed, uint64_t place)
 {
-    uint64_t z = seed + (place + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+    return lq__mix64(seed + (place + 1) * 0x9e3779b97f4a7c15u);
 }
 
 /* Gaussian, of variance 1 (Box and Muller 1958). */
@@ -24102,15 +24104,6 @@ LQ__STATIC double lq__noise_gauss(uint64_t seed, uint64_t place)
 }
 
 /* ---- sums ---- */
-LQ__STATIC int lq__all_finite(const float *x, size_t count)
-{
-    uint32_t most = 0;
-    for (size_t i = 0; x && i < count; i++) {
-        most = LQ__MAX(most, lq__bits_of_f32(x[i]) & 0x7fffffffu);
-    }
-    return lq__finite_bits(most);
-}
-
 LQ__STATIC double lq__dot_floats(const float *x, const float *y, size_t count)
 {
     double sum = 0;

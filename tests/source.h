@@ -79,6 +79,35 @@ SOURCE_FUNC uint8_t *source_copy(const void *src, size_t bytes)
     return p;
 }
 
+/* ---- arrays of floats ---- */
+SOURCE_FUNC float *source_gaussians(size_t count)
+{
+    float *x = (float *)source_alloc(count * sizeof *x);
+    for (size_t i = 0; i < count; i++) {
+        x[i] = (float)source_gauss();
+    }
+    return x;
+}
+
+SOURCE_FUNC int source_finite_all(const float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t u;
+        memcpy(&u, x + i, 4);
+        if ((u & 0x7fffffffu) >= 0x7f800000u) return 0;
+    }
+    return 1;
+}
+
+SOURCE_FUNC double source_dot(const float *x, const float *y, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += (double)x[i] * (double)y[i];
+    }
+    return sum;
+}
+
 /* ---- the Hadamard rotation in double: signs, then blocks of the largest power of two ---- */
 SOURCE_FUNC size_t source_hadamard_block(size_t dims)
 {

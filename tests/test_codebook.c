@@ -27,33 +27,6 @@ static uint32_t digest_floats(uint32_t hash, const float *x, size_t count)
     return hash;
 }
 
-static float *gaussians(size_t count)
-{
-    float *x = (float *)source_alloc(count * sizeof *x);
-    for (size_t i = 0; i < count; i++) {
-        x[i] = (float)source_gauss();
-    }
-    return x;
-}
-
-static int finite_all(const float *x, size_t count)
-{
-    int ok = 1;
-    for (size_t i = 0; i < count; i++) {
-        ok &= (double)x[i] - (double)x[i] == 0;
-    }
-    return ok;
-}
-
-static double dot(const float *x, const float *y, size_t count)
-{
-    double sum = 0;
-    for (size_t i = 0; i < count; i++) {
-        sum += (double)x[i] * (double)y[i];
-    }
-    return sum;
-}
-
 /* ---- the Gaussian's levels ---- */
 /* The density of a Gaussian, and its mass between a and b by Simpson's rule (erfc is what levels
    were made with). */
@@ -148,7 +121,7 @@ static void test_codes(void)
         for (size_t count = 0; count < (quick ? 20 : 200); count++) {
             const double scale = (double)(float)scales[count % 4];
             size_t bytes = lq_codebook_bytes(count, bits);
-            float *x = gaussians(count), *y = (float *)source_alloc(count * 4);
+            float *x = source_gaussians(count), *y = (float *)source_alloc(count * 4);
             uint8_t *code = (uint8_t *)source_alloc(bytes);
             int bad = 0;
             CHECK(bytes == (count * bits + 7) / 8);
@@ -253,7 +226,7 @@ static void test_learn(void)
     lq_codebook book, gauss;
     float scale, *x;
     source_seed = 21;
-    x = gaussians(count);
+    x = source_gaussians(count);
     for (uint32_t bits = 1; bits <= 8;
          bits++) { /* on a Gaussian: what the table has, and a little */
         uint8_t *code = (uint8_t *)source_alloc(count);
@@ -342,7 +315,7 @@ static void test_reference(void)
             const size_t dims = shapes[s], rows = 3;
             size_t bytes = rows * lq_turbo_row_bytes(dims, bits, NULL);
             size_t ws_bytes = lq_turbo_workspace_bytes(dims, bits, NULL);
-            float *x = gaussians(rows * dims), *y = (float *)source_alloc(rows * dims * 4);
+            float *x = source_gaussians(rows * dims), *y = (float *)source_alloc(rows * dims * 4);
             uint8_t *code = (uint8_t *)source_alloc(bytes), *other = (uint8_t *)source_alloc(bytes);
             void *ws = source_alloc(ws_bytes);
             double z[1024], worst = 0;
@@ -360,7 +333,7 @@ static void test_reference(void)
             CHECK(lq_turbo_decode(y, code, bytes, rows, dims, bits, NULL, ws, ws_bytes) == LQ_OK);
             for (size_t r = 0; r < rows; r++) {
                 const uint8_t *row = code + r * (bytes / rows);
-                double norm = sqrt(dot(x + r * dims, x + r * dims, dims));
+                double norm = sqrt(source_dot(x + r * dims, x + r * dims, dims));
                 for (size_t i = 0; i < dims; i++) {
                     z[i] = (double)x[r * dims + i] / norm * sqrt((double)dims);
                 }
@@ -397,7 +370,7 @@ static void test_prod(void)
         const lq_qjl *q = sketch_of(&mem, dims, rounds, 1 + (w >> 1 & 1), 1 + (w >> 2 & 1), w);
         size_t ws_bytes = lq_qjl_workspace_bytes(q);
         void *ws = source_alloc(ws_bytes);
-        float *x = gaussians(dims), y[64], mse[64] = {0}, left[64], sketch[64];
+        float *x = source_gaussians(dims), y[64], mse[64] = {0}, left[64], sketch[64];
         uint8_t code[64];
         there_and_back(y, x, 1, dims, bits, q);
         if (bits > rounds) there_and_back(mse, x, 1, dims, bits - rounds, NULL);
@@ -411,7 +384,7 @@ static void test_prod(void)
         for (size_t i = 0; i < dims; i++) { /* a sign of nearly 0 may be another */
             sketch[i] += mse[i] - y[i];
         }
-        CHECK(dot(sketch, sketch, dims) < 1e-3 * dot(x, x, dims));
+        CHECK(source_dot(sketch, sketch, dims) < 1e-3 * source_dot(x, x, dims));
         free(x);
         free(ws);
         free(mem);
@@ -428,14 +401,14 @@ static void test_published(void)
     const uint32_t seeds = quick ? 2 : 4;
     float *x, *y = (float *)source_alloc(rows * DIMS * 4), *q;
     source_seed = 22;
-    x = gaussians(rows * DIMS);
-    q = gaussians(rows * DIMS);
+    x = source_gaussians(rows * DIMS);
+    q = source_gaussians(rows * DIMS);
     for (uint32_t bits = 1; bits <= 4; bits++) {
         double error = 0, product = 0, mean = 0, square = 0;
         there_and_back(y, x, rows, DIMS, bits, NULL);
         for (size_t r = 0; r < rows; r++) {
             const float *a = x + r * DIMS, *b = y + r * DIMS;
-            error += (dot(a, a, DIMS) + dot(b, b, DIMS) - 2 * dot(a, b, DIMS)) / dot(a, a, DIMS);
+            error += (source_dot(a, a, DIMS) + source_dot(b, b, DIMS) - 2 * source_dot(a, b, DIMS)) / source_dot(a, a, DIMS);
         }
         error /= (double)rows; /* of 128 numbers on a sphere it is up to 2 % less */
         CHECK(error < mse[bits - 1] * 1.01 && error > mse[bits - 1] * 0.96);
@@ -445,9 +418,9 @@ static void test_published(void)
             there_and_back(y, x, rows, DIMS, bits, sketch);
             for (size_t r = 0; r < rows; r++) {
                 const float *a = x + r * DIMS, *b = y + r * DIMS, *c = q + r * DIMS;
-                double d = dot(c, b, DIMS) - dot(c, a, DIMS);
-                double along = dot(a, b, DIMS) / dot(a, a, DIMS) - 1;
-                product += d * d / (dot(a, a, DIMS) * dot(c, c, DIMS)) * DIMS;
+                double d = source_dot(c, b, DIMS) - source_dot(c, a, DIMS);
+                double along = source_dot(a, b, DIMS) / source_dot(a, a, DIMS) - 1;
+                product += d * d / (source_dot(a, a, DIMS) * source_dot(c, c, DIMS)) * DIMS;
                 mean += along; /* bias shows in products with the row itself */
                 square += along * along;
             }
@@ -460,7 +433,7 @@ static void test_published(void)
         mean = 0;
         for (size_t r = 0; r < rows; r++) {
             mean +=
-                dot(x + r * DIMS, y + r * DIMS, DIMS) / dot(x + r * DIMS, x + r * DIMS, DIMS) - 1;
+                source_dot(x + r * DIMS, y + r * DIMS, DIMS) / source_dot(x + r * DIMS, x + r * DIMS, DIMS) - 1;
         }
         CHECK(mean / (double)rows < -0.8 * mse[bits - 1]);
     }
@@ -493,7 +466,7 @@ static void test_turbo_errors(void)
         CHECK(lq_turbo_encode(code, bytes, NULL, 2, 24, bits, with, ws, ws_bytes) == LQ_E_ARG);
         CHECK(lq_turbo_encode(code, bytes, x, 2, 24, 12, with, ws, ws_bytes) == LQ_E_ARG);
         CHECK(lq_turbo_decode(y, code, bytes, 2, 24, bits, with, ws, ws_bytes) == LQ_OK);
-        CHECK(dot(y + 24, y + 24, 24) == 0); /* zeros stay zeros */
+        CHECK(source_dot(y + 24, y + 24, 24) == 0); /* zeros stay zeros */
         CHECK(lq_turbo_decode(y, code, bytes - 1, 2, 24, bits, with, ws, ws_bytes) == LQ_E_SPACE);
         CHECK(lq_turbo_decode(y, code, bytes, 2, 24, bits, with, ws, ws_bytes - 64) == LQ_E_SPACE);
         CHECK(lq_turbo_decode(NULL, code, bytes, 2, 24, bits, with, ws, ws_bytes) == LQ_E_ARG);
@@ -539,7 +512,7 @@ static void test_hostile(void)
             code[i] = (uint8_t)source_u64();
         }
         int status = lq_turbo_decode(y, code, bytes, 1, dims, bits, q, ws, ws_bytes);
-        CHECK(status == LQ_E_DATA || (status == LQ_OK && finite_all(y, dims)));
+        CHECK(status == LQ_E_DATA || (status == LQ_OK && source_finite_all(y, dims)));
         fine += status == LQ_OK;
         refused += status == LQ_E_DATA;
         free(code);
@@ -561,7 +534,7 @@ static void test_hostile(void)
         }
         int status = lq_codebook_check(&book, NULL);
         CHECK(lq_codebook_decode(&book, y, code, 8, 8, 1) == status);
-        CHECK(status || finite_all(y, 8));
+        CHECK(status || source_finite_all(y, 8));
         CHECK(lq_codebook_encode(&book, code, 8, x, 8, 1) == status);
     }
 }

@@ -32,39 +32,12 @@ static uint32_t digest_floats(uint32_t hash, const float *x, size_t count)
     return hash;
 }
 
-static float *gaussians(size_t count)
-{
-    float *x = (float *)source_alloc(count * sizeof *x);
-    for (size_t i = 0; i < count; i++) {
-        x[i] = (float)source_gauss();
-    }
-    return x;
-}
-
-static int finite_all(const float *x, size_t count)
-{
-    int ok = 1;
-    for (size_t i = 0; i < count; i++) {
-        ok &= (double)x[i] - (double)x[i] == 0;
-    }
-    return ok;
-}
-
-static double dot(const float *x, const float *y, size_t count)
-{
-    double sum = 0;
-    for (size_t i = 0; i < count; i++) {
-        sum += (double)x[i] * (double)y[i];
-    }
-    return sum;
-}
-
 /* Mean over rows of the cosine, and squared error over energy. */
 static double cosine_of(const float *x, const float *y, size_t rows, size_t dims, double *mse)
 {
     double cosine = 0, error = 0, power = 0;
     for (size_t r = 0; r < rows; r++, x += dims, y += dims) {
-        double xx = dot(x, x, dims), yy = dot(y, y, dims), xy = dot(x, y, dims);
+        double xx = source_dot(x, x, dims), yy = source_dot(y, y, dims), xy = source_dot(x, y, dims);
         cosine += xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
         error += xx + yy - 2 * xy;
         power += xx;
@@ -212,8 +185,8 @@ static void test_reference(void)
             lq_polar_book book =
                 book_of(1 + (w & 3), 1 + (w >> 2 & 3), (uint32_t)shapes[s][1], grid);
             const size_t rows = quick ? 2 : 8, bytes = rows * lq_polar_row_bytes(&book, dims);
-            float *x = gaussians(rows * dims), *y = (float *)source_alloc(rows * dims * 4);
-            float *query = gaussians(dims), logits[8];
+            float *x = source_gaussians(rows * dims), *y = (float *)source_alloc(rows * dims * 4);
+            float *query = source_gaussians(dims), logits[8];
             uint8_t *code = (uint8_t *)source_alloc(bytes), *other = (uint8_t *)source_alloc(bytes);
             size_t ws_bytes = lq_polar_logits_workspace_bytes(&book, dims);
             void *ws = source_alloc(ws_bytes);
@@ -234,12 +207,12 @@ static void test_reference(void)
                 for (size_t i = 0; i < dims; i++) {
                     worst = fmax(worst, fabs(reference[i] - (double)y[r * dims + i]));
                 }
-                apart = fmax(apart, fabs((double)logits[r] - dot(query, y + r * dims, dims)) /
-                                        sqrt(dot(query, query, dims)));
+                apart = fmax(apart, fabs((double)logits[r] - source_dot(query, y + r * dims, dims)) /
+                                        sqrt(source_dot(query, query, dims)));
                 differ += grid == 1 ? differ_square(&book, x + r * dims, row, dims) : 0;
                 pairs += grid == 1 ? dims / 2 : 0;
             }
-            CHECK(worst < 3e-4 && apart < 3e-4 && finite_all(y, rows * dims));
+            CHECK(worst < 3e-4 && apart < 3e-4 && source_finite_all(y, rows * dims));
             free(x);
             free(y);
             free(query);
@@ -258,12 +231,12 @@ static void test_least(void)
     for (uint32_t w = 0; w < 32; w++) {
         lq_polar_book book = book_of(1 + (w & 3), 1 + (w >> 2 & 3), 0, 1 + (int)(w >> 4));
         uint8_t code[40], other[40];
-        float *x = gaussians(64), y[64], z[64];
+        float *x = source_gaussians(64), y[64], z[64];
         size_t bytes = lq_polar_row_bytes(&book, 64);
         uint32_t bits = book.radius_bits + book.angle_bits;
         CHECK(lq_polar_encode(&book, code, bytes, x, 1, 64) == LQ_OK);
         CHECK(lq_polar_decode(&book, y, code, bytes, 1, 64) == LQ_OK);
-        double yy = dot(y, y, 64), xy = dot(x, y, 64), xx = dot(x, x, 64);
+        double yy = source_dot(y, y, 64), xy = source_dot(x, y, 64), xx = source_dot(x, x, 64);
         CHECK(fabs(xy / yy - 1) < 0.0025);
         double error = xx + yy - 2 * xy;
         for (int n = 0; n < 32 && book.unit == LQ_POLAR_RMS; n++) {
@@ -275,7 +248,7 @@ static void test_least(void)
                     other[at / 8] = (uint8_t)(other[at / 8] | (c >> i & 1) << at % 8);
                 }
                 CHECK(lq_polar_decode(&book, z, other, bytes, 1, 64) == LQ_OK);
-                double d = xx + dot(z, z, 64) - 2 * dot(x, z, 64);
+                double d = xx + source_dot(z, z, 64) - 2 * source_dot(x, z, 64);
                 /* a pair beside an edge may lie over it: the last scale is not that it was for */
                 CHECK(d > error * (1 - 0.03));
             }
@@ -362,7 +335,7 @@ static void test_published(void)
     const size_t rows = quick ? 1500 : 20000;
     float *x;
     source_seed = 11;
-    x = gaussians(rows * 64);
+    x = source_gaussians(rows * 64);
     test_cosines(x, rows, 1);
     test_against_e8(x, quick ? rows : 6000);
     free(x);
@@ -419,7 +392,7 @@ static void test_learn(void)
     const size_t rows = quick ? 300 : 1000;
     float *x;
     source_seed = 12;
-    x = gaussians(rows * 64); /* nothing to gain, and nothing lost */
+    x = source_gaussians(rows * 64); /* nothing to gain, and nothing lost */
     for (uint32_t w = 0; w < 16; w += quick ? 5 : 1) {
         lq_polar_book gauss = book_of(1 + w % 4, 1 + w / 4, 0, LQ_POLAR_GAUSS);
         lq_polar_book book = learnt(x, rows, 64, 1 + w % 4, 1 + w / 4);
@@ -468,7 +441,7 @@ static void test_polar_errors(void)
     lq_polar_book book = book_of(3, 3, 16, LQ_POLAR_GAUSS);
     size_t bytes = 3 * lq_polar_row_bytes(&book, 64);
     size_t ws_bytes = lq_polar_logits_workspace_bytes(&book, 64);
-    float *x = gaussians(3 * 64), *y = gaussians(3 * 64), logits[3];
+    float *x = source_gaussians(3 * 64), *y = source_gaussians(3 * 64), logits[3];
     uint8_t *code = (uint8_t *)source_alloc(bytes);
     void *ws = source_alloc(ws_bytes);
     CHECK(lq_polar_encode(&book, code, bytes - 1, x, 3, 64) == LQ_E_SPACE);
@@ -549,7 +522,7 @@ static void test_polar_hostile(void)
             code[i] = (uint8_t)(mild ? 0x1b + source_u64() % 0xc8 : source_u64());
         }
         int status = lq_polar_decode(&book, y, code, bytes, 1, shape[0]);
-        CHECK(status == LQ_E_DATA || (status == LQ_OK && finite_all(y, shape[0])));
+        CHECK(status == LQ_E_DATA || (status == LQ_OK && source_finite_all(y, shape[0])));
         memset(y, 0, shape[0] * 4);
         CHECK(lq_polar_logits(&book, &logit, y, code, bytes, 1, shape[0], ws, ws_bytes) == status);
         CHECK(status || logit == 0);
@@ -646,7 +619,7 @@ static void test_rounds(void)
     const uint32_t seeds = 16;
     float *x, *y = (float *)source_alloc(rows * 64 * 4);
     source_seed = 13;
-    x = gaussians(rows * 64);
+    x = source_gaussians(rows * 64);
     for (uint32_t projection = 1; projection <= 2; projection++) {
         for (uint32_t rounds = 1; rounds <= 4; rounds++) { /* 4: one, unbiased */
             double sum = 0, energy = 0;
@@ -657,8 +630,8 @@ static void test_rounds(void)
                 there_and_back(q, y, x, rows);
                 for (size_t r = 0; r < rows; r++) {
                     const float *a = x + r * 64, *b = y + r * 64;
-                    double xx = dot(a, a, 64);
-                    double left = (xx + dot(b, b, 64) - 2 * dot(a, b, 64)) / xx;
+                    double xx = source_dot(a, a, 64);
+                    double left = (xx + source_dot(b, b, 64) - 2 * source_dot(a, b, 64)) / xx;
                     sum += sqrt(left) / (double)rows / seeds;
                     energy += left / (double)rows / seeds;
                 }
@@ -686,7 +659,7 @@ static void test_unbiased(void)
     enum { DIMS = 24, POOL = 5000, LEAST = 3 };
     float *x, *y = (float *)source_alloc(POOL * DIMS * 4);
     source_seed = 14;
-    x = gaussians(POOL * DIMS);
+    x = source_gaussians(POOL * DIMS);
     for (uint32_t kind = 0; kind <= LEAST; kind++) {
         const uint32_t seeds = quick ? 10 : kind < 2 ? 200 : 40;
         double sum = 0, squares = 0, means = 0;
@@ -738,8 +711,8 @@ static void test_sketches(void)
             const lq_qjl *q = sketch_of(&mem, dims, signs, rounds, projection, 1 + (w >> 1 & 1), w);
             size_t rows = 3, bytes = rows * lq_qjl_row_bytes(q);
             size_t ws_bytes = lq_qjl_workspace_bytes(q);
-            float *x = gaussians(rows * dims), *y = (float *)source_alloc(rows * dims * 4);
-            float *query = gaussians(dims), logits[3];
+            float *x = source_gaussians(rows * dims), *y = (float *)source_alloc(rows * dims * 4);
+            float *query = source_gaussians(dims), logits[3];
             uint8_t *code = (uint8_t *)source_alloc(bytes), *other = (uint8_t *)source_alloc(bytes);
             void *ws = source_alloc(ws_bytes);
             CHECK(bytes == rows * rounds * (2 + ((signs ? signs : dims) + 7) / 8));
@@ -755,8 +728,8 @@ static void test_sketches(void)
             CHECK(lq_qjl_logits(q, logits, query, code, bytes, rows, ws, ws_bytes) == LQ_OK);
             for (size_t r = 0; r < rows; r++) {
                 double length =
-                    sqrt(dot(query, query, dims) * dot(y + r * dims, y + r * dims, dims));
-                double apart = (double)logits[r] - dot(query, y + r * dims, dims);
+                    sqrt(source_dot(query, query, dims) * source_dot(y + r * dims, y + r * dims, dims));
+                double apart = (double)logits[r] - source_dot(query, y + r * dims, dims);
                 CHECK(fabs(apart) < 1e-4 * length + 1e-6);
             }
             for (size_t i = 0; i < rows * dims; i++) { /* a power of two changes but the scale */
@@ -844,7 +817,7 @@ static void test_qjl_errors(void)
     CHECK(lq_qjl_encode(q, code, 8, x, 1, ws, ws_bytes) == LQ_E_RANGE);
     memset(x, 0, sizeof x); /* zeros stay zeros */
     there_and_back(q, y, x, 1);
-    CHECK(dot(y, y, 16) == 0);
+    CHECK(source_dot(y, y, 16) == 0);
     free(ws);
     free(mem);
 }
@@ -865,7 +838,7 @@ static void test_qjl_hostile(void)
             code[i] = (uint8_t)source_u64();
         }
         int status = lq_qjl_decode(q, y, code, bytes, 1, ws, ws_bytes);
-        CHECK(status == LQ_E_DATA || (status == LQ_OK && finite_all(y, dims)));
+        CHECK(status == LQ_E_DATA || (status == LQ_OK && source_finite_all(y, dims)));
         memset(y, 0, dims * 4);
         CHECK(lq_qjl_logits(q, &logit, y, code, bytes, 1, ws, ws_bytes) == status);
         fine += status == LQ_OK;

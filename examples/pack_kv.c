@@ -32,6 +32,7 @@
 #include <limits.h>
 #include <time.h>
 
+#include "quantizer_names.h"
 #include "rivals.h"
 
 #define PK_META 0x564b4b50u /* "PKKV" */
@@ -1627,16 +1628,6 @@ static const char *pk_choice(const char *option, const char *text, const char *a
     return text;
 }
 
-/* A quantizer by its name; its number, 0 if there is none. */
-static int pk_quantizer(const char *name)
-{
-    static const char *const names[] = {"z", "d4", "e8", "e8r", "t8", "t64"};
-    for (int i = 0; i < 6; i++) {
-        if (!strcmp(name, names[i])) return LQ_Z + i;
-    }
-    return 0;
-}
-
 static void pk_option(pk_options *o, const char *name, const char *value)
 {
     static const char *const files[7] = {"--k",      "--v",       "--q",    "--out",
@@ -1672,7 +1663,7 @@ static void pk_option(pk_options *o, const char *name, const char *value)
     } else if (!strcmp(name, "--rope")) {
         o->rope = pk_choice(name, value, "half", "adjacent", "none");
     } else if (!strcmp(name, "--quantizer")) {
-        if (!pk_quantizer(value)) {
+        if (!quantizer_named(value, strlen(value))) {
             kf_fail("%s wants z, d4, e8, e8r, t8 or t64, not '%s'", name, value);
         }
         o->quantizer = value;
@@ -1735,7 +1726,7 @@ int main(int argc, char **argv)
         }
     }
     pk_settle(&job.options);
-    job.quantizer = pk_quantizer(job.options.quantizer);
+    job.quantizer = quantizer_named(job.options.quantizer, strlen(job.options.quantizer));
     if (job.options.unpack) {
         pk_run_unpack(&job);
     } else {

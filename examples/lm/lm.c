@@ -763,7 +763,7 @@ static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *
         lm_fail("--profile wants --save or --resume");
     }
     p->profiles = lm_profiles_open(o->profile, &m->g, 1);
-    p->quantizer = o->quantizer ? lm_quantizer(o->quantizer, strlen(o->quantizer)) : LQ_Z;
+    p->quantizer = o->quantizer ? quantizer_named(o->quantizer, strlen(o->quantizer)) : LQ_Z;
     if (!p->quantizer) lm_fail("--quantizer: z, d4, e8, e8r, t8 or t64, not '%s'", o->quantizer);
     p->step = o->step;
     p->step_v = o->step_v > 0.0 ? o->step_v : 0.8;

@@ -482,7 +482,7 @@ static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
 /* One word of a spec: z, d4, e8, e8r, t8, t64; 2, 3, 4, 8; k=STEP; v=STEP; refit=1. */
 static int lm__library_word(lm__library *l, const char *word, size_t count)
 {
-    int quantizer = lm_quantizer(word, count);
+    int quantizer = quantizer_named(word, count);
     if (quantizer) {
         l->quantizer = quantizer;
         return 1;

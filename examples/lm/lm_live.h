@@ -74,7 +74,7 @@ static const lq_kv_policy *lm__live_word(const char *word, size_t count)
 static const char *lm__live_coded(const char *words, lq_kv_policy policies[2])
 {
     size_t count = strcspn(words, ":");
-    int quantizer = lm_quantizer(words, count);
+    int quantizer = quantizer_named(words, count);
     float k, v;
     int used = 0;
     memset(policies, 0, 2 * sizeof *policies);

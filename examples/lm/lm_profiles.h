@@ -11,16 +11,7 @@
 #endif
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../../latticequant.h"
-
-/* A quantizer of coded pages by its name, 0 if there is none. */
-static int lm_quantizer(const char *name, size_t count)
-{
-    static const char *const names[6] = {"z", "d4", "e8", "e8r", "t8", "t64"};
-    for (int i = 0; i < 6; i++) {
-        if (strlen(names[i]) == count && memcmp(names[i], name, count) == 0) return LQ_Z + i;
-    }
-    return 0;
-}
+#include "../quantizer_names.h"
 
 /* Why a file could not be written; NULL: it could. */
 static const char *lm_why(int status)

@@ -84,6 +84,14 @@ static int curve_of(plot *p, const char *name)
     return p->curve_count++;
 }
 
+/* Profiles by their names alone: folders are the machine's. */
+static void drop_folders(char *codec)
+{
+    char *at = strchr(codec, '@');
+    char *slash = at ? strrchr(at, '/') : NULL;
+    if (slash) memmove(at + 1, slash + 1, strlen(slash));
+}
+
 /* Lines without a codec describe the run and are passed over. */
 static void read_file(plot *p, FILE *file, const char *name)
 {
@@ -101,6 +109,7 @@ static void read_file(plot *p, FILE *file, const char *name)
             fail(name, number, "not a result of `lm eval --json`");
         }
         if (at->kld < 1e-7) continue;
+        drop_folders(at->codec);
         at->curve = curve_of(p, curve);
         if (at->curve < 0) fail(name, number, "too many curves");
         p->count++;

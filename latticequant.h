@@ -3974,7 +3974,7 @@ LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
 }
 
 /* Takes so many bytes; NULL: there are not so many, or the arena is dry. */
-LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+LQ__APART void *lq__arena_take(lq__arena *a, size_t bytes)
 {
     uint8_t *p = a->at;
     size_t whole = lq__align64(bytes);
@@ -3988,7 +3988,7 @@ LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
     return p;
 }
 
-LQ__STATIC void *lq__arena_array(lq__arena *a, size_t count, size_t size)
+LQ__APART void *lq__arena_array(lq__arena *a, size_t count, size_t size)
 {
     size_t bytes;
     return lq__arena_take(a, lq__mul_ok(&bytes, count, size) ? bytes : SIZE_MAX);
@@ -4067,7 +4067,7 @@ LQ__STATIC int32_t lq__log2_q16(uint64_t x)
 }
 
 /* 2^(x / 2^16) * 2^30 for 0 <= x < 2^16: the product of 2^(2^-k) over the bits of x. */
-LQ__STATIC uint32_t lq__exp2_q30(uint32_t x)
+LQ__APART uint32_t lq__exp2_q30(uint32_t x)
 {
     static const uint32_t root[16] = {/* round(2^(2^-(k+1)) * 2^30), k = 0 .. 15 */
                                       1518500250u, 1276901417u, 1170923762u, 1121280436u,
@@ -45055,14 +45055,17 @@ static volatile long lq__cpu_state;
 #define LQ__STORE_RELAXED(p, v) (*(p) = (v))
 #endif
 
+LQ__APART int lq__cpu_first(void)
+{
+    int level = lq__cpu_detect();
+    LQ__STORE_RELAXED(&lq__cpu_state, level + 1);
+    return level;
+}
+
 static int lq__cpu_level(void)
 {
     int state = (int)LQ__LOAD_RELAXED(&lq__cpu_state);
-    if (state == 0) {
-        state = lq__cpu_detect() + 1;
-        LQ__STORE_RELAXED(&lq__cpu_state, state);
-    }
-    return state - 1;
+    return state ? state - 1 : lq__cpu_first();
 }
 
 LQ_API int lq_cpu_limit(int level)

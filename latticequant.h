@@ -31069,19 +31069,19 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
 
 LQ__HOT_512 void lq__hot_dots_of_avx512(int32_t *dots, const uint8_t *tile, int kind,
                                         const int8_t *q8, const int32_t *sum, size_t wide,
-                                        uintptr_t ahead, int rows)
+                                        uintptr_t ahead, size_t live, int rows)
 {
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
     const int blocks = 4;
     const size_t fours = (size_t)lq__hot_fours(kind);
     __m512i a[4][4];
-#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(rows > r ? -128 * sum[r] : 0);
+#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(live > r ? -128 * sum[r] : 0);
     LQ__HOT_EACH_512(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
     lq__hot_multiply_512(a, &look, kind, 1, tile, lq__hot_more(tile, kind, wide, 0), 4,
                          wide / 4 / fours, (const uint8_t *)q8, wide, rows, blocks, ahead);
 #define LQ__HOT_END(r, b)                                                 \
-    if (rows > r) {                                                       \
+    if (rows > r && live > r) {                                           \
         _mm512_storeu_si512(dots + r * LQ__HOT_TOKENS + 16 * b, a[r][b]); \
     }
     LQ__HOT_EACH_512(LQ__HOT_END)
@@ -31114,12 +31114,11 @@ LQ__HOT_512 void lq__hot_sums_some_512(float *acc, const float *unit, const uint
 
 LQ__HOT_512 void lq__hot_sums_of_avx512(float *acc, const float *unit, const uint8_t *tile,
                                         int kind, const uint8_t *weights, size_t wide,
-                                        uintptr_t ahead, int rows)
+                                        uintptr_t ahead, size_t live, int rows)
 {
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
     for (size_t b = 0; b + 4 <= wide / 16; b += 4) {
-        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, (size_t)rows, rows, 4,
-                              ahead);
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, live, rows, 4, ahead);
     }
 }
 
@@ -31229,8 +31228,8 @@ LQ__HOT_512 void lq__hot_across_of_avx512(float *acc, const float *unit, const u
 
 #if LQ__X86
 /* ---- kernels of each kind, by rows ----
-   `live` are there. Of weights there are LQ__HOT_BATCH rows, anything in those that are not live.
-   Across: any as 4, since keys with values in them have many heads. */
+   `live` are there; 3 are done as 4. Of queries and weights there are LQ__HOT_BATCH rows, anything
+   in those that are not live. Across: any as 4, since keys with values in them have many heads. */
 typedef void (*lq__hot_across)(float *, const float *, const uint8_t *, const uint8_t *, size_t,
                                size_t, size_t, size_t);
 #define LQ__HOT_ACROSS(kind, v)                                                                  \
@@ -31263,15 +31262,13 @@ typedef struct lq__hot_of_kind {
                  uintptr_t);
 } lq__hot_of_kind;
 
-#define LQ__HOT_BY_ROWS(of, ...) \
-    if (rows == 1) {             \
-        of(__VA_ARGS__, 1);      \
-    } else if (rows == 2) {      \
-        of(__VA_ARGS__, 2);      \
-    } else if (rows == 3) {      \
-        of(__VA_ARGS__, 3);      \
-    } else {                     \
-        of(__VA_ARGS__, 4);      \
+#define LQ__HOT_BY_ROWS(of, ...)  \
+    if (rows == 1) {              \
+        of(__VA_ARGS__, 1, 1);    \
+    } else if (rows == 2) {       \
+        of(__VA_ARGS__, 2, 2);    \
+    } else {                      \
+        of(__VA_ARGS__, rows, 4); \
     }
 #define LQ__HOT_ROW(kind, ...)                                                                     \
     LQ__HOT_ON_avx512 static void lq__hot_dots_##kind##_avx512(                                    \

@@ -16988,6 +16988,7 @@ LQ__INLINE int lq__only_raw(const lq_geometry *g)
                                                 lq__gains_of(g) != g->slice_count));
 }
 
+LQ__COLD
 LQ__STATIC const char *lq__geometry_fault(const lq_geometry *g)
 {
     size_t dims;
@@ -20338,7 +20339,7 @@ LQ__STATIC size_t lq__klt_query_floats(const lq_geometry *g)
     return sum;
 }
 
-LQ_API size_t lq_klt_bytes(const lq_geometry *geometry)
+LQ_API LQ__COLD size_t lq_klt_bytes(const lq_geometry *geometry)
 {
     if (!geometry) return 0;
     lq_geometry g = lq__klt_geometry(geometry);
@@ -20348,7 +20349,8 @@ LQ_API size_t lq_klt_bytes(const lq_geometry *geometry)
                      lq__klt_metric_floats(&g) + lq__klt_query_floats(&g));
 }
 
-LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geometry *geometry)
+LQ_API LQ__COLD int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes,
+                                const lq_geometry *geometry)
 {
     size_t bytes = lq_klt_bytes(geometry);
     if (!klt || bytes == 0) return LQ_E_ARG;
@@ -20381,7 +20383,7 @@ LQ__STATIC size_t lq__klt_sums(const lq_klt *klt)
     return 2 * pad * pad;
 }
 
-LQ_API int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt)
+LQ_API LQ__COLD int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt)
 {
     if (!fork || !klt || klt->blocks == 0) return LQ_E_ARG;
     int status = lq_klt_init(fork, mem, mem_bytes, &klt->geometry);
@@ -21675,6 +21677,7 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
 }
 
 /* Bytes of each array of the work, in their order in lq__klt_place. */
+LQ__COLD
 LQ__STATIC void lq__klt_sizes(size_t bytes[20], const lq_geometry *g)
 {
     size_t n = lq_geometry_dims(g);
@@ -21751,6 +21754,7 @@ LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt)
     return klt && lq_geometry_dims(&klt->geometry) ? lq__klt_place(&w, klt, NULL) : 0;
 }
 
+LQ__COLD
 LQ__STATIC const char *lq__klt_fault(const lq_klt_desc *d)
 {
     uint32_t step = lq__bits_of_f32(d->step) << 1; /* without the sign, for zeros */
@@ -21812,9 +21816,9 @@ LQ__STATIC void lq__klt_begin(lq__klt_work *w, const lq_klt *klt, const lq_klt_d
     if (w->slope) lq__klt_centers(w);
 }
 
-LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, size_t *written,
-                          const lq_klt_desc *desc, lq_klt_report *report, void *workspace,
-                          size_t workspace_bytes)
+LQ_API LQ__COLD int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes,
+                                   size_t *written, const lq_klt_desc *desc, lq_klt_report *report,
+                                   void *workspace, size_t workspace_bytes)
 {
     if (!written) return LQ_E_ARG;
     *written = 0;

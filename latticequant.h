@@ -3700,10 +3700,13 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #endif
 #define LQ__STATIC static __attribute__((unused))
 #define LQ__APART static __attribute__((noinline, unused))
+/* What runs once an object (checks, layouts, files) is made small, which compiles faster. */
+#define LQ__COLD __attribute__((cold))
 #else
 #define LQ__INLINE static inline
 #define LQ__STATIC static
 #define LQ__APART static
+#define LQ__COLD
 #endif
 
 /* SIMD variants carry their own target attribute, so nobody passes -mavx2. Never the fma target:
@@ -8441,6 +8444,7 @@ LQ__STATIC uint64_t lq__llvq_add(lq_llvq *q, const uint8_t *count, uint32_t shel
    what the others share of the sum over coordinates of k^2 (even ones, 4 shell in all) or of
    k (k + 1) / 2 (odd ones, 2 shell - 3: squared norms are 8 of it and 1). Returns their points. Six
    calls deep at most. */
+LQ__COLD
 LQ__STATIC uint64_t lq__llvq_classes(lq_llvq *q, uint8_t *n, uint32_t k, uint32_t left,
                                      uint32_t shell, uint32_t odd, uint64_t first)
 {
@@ -8670,6 +8674,7 @@ LQ__STATIC uint32_t lq__sqrt_u64(uint64_t x)
     return (uint32_t)root;
 }
 
+LQ__COLD
 static const char *lq__llvq_resolve(lq_llvq_desc *d, const lq_llvq_desc *desc)
 {
     memset(d, 0, sizeof *d);
@@ -8744,7 +8749,8 @@ LQ_API size_t lq_llvq_bytes(void)
     return sizeof(lq_llvq) + 63;
 }
 
-LQ_API int lq_llvq_init(const lq_llvq **llvq, void *mem, size_t mem_bytes, const lq_llvq_desc *desc)
+LQ_API LQ__COLD int lq_llvq_init(const lq_llvq **llvq, void *mem, size_t mem_bytes,
+                                 const lq_llvq_desc *desc)
 {
     lq_llvq_desc d;
     if (!llvq || !mem || lq__llvq_resolve(&d, desc)) return LQ_E_ARG;
@@ -18417,6 +18423,7 @@ LQ__STATIC void lq__profile_head(uint8_t *dst, const lq_profile *p, uint32_t for
 }
 
 /* Rows by the orders in the head. */
+LQ__COLD
 LQ__STATIC void lq__profile_put_rows(lq__bit_writer *w, const uint8_t *head, const lq_profile *p,
                                      size_t rows)
 {
@@ -18433,7 +18440,8 @@ LQ__STATIC uint32_t lq__profile_checksum(const uint8_t *src, size_t src_bytes)
                      lq__xxh32(src, 16, 0));
 }
 
-LQ_API int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written, const lq_profile *p)
+LQ_API LQ__COLD int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
+                                    const lq_profile *p)
 {
     int named = p && p->basis == LQ_BASIS_DENSE;
     size_t fixed = LQ__PROFILE_HEADER + (named ? 18u : 0u);
@@ -18481,6 +18489,7 @@ LQ__STATIC int lq__profile_header(lq_profile *p, const uint8_t *src, size_t src_
 }
 
 /* `held` rows; those behind are dead. */
+LQ__COLD
 LQ__STATIC int lq__profile_get_rows(lq_profile *p, lq__bit_reader *r, uint32_t orders, size_t held)
 {
     size_t rows = lq__profile_rows(p);
@@ -18623,6 +18632,7 @@ LQ__STATIC int lq__form_queries(const lq__dense_form *f, uint32_t slices)
     return valid;
 }
 
+LQ__COLD
 LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const uint8_t *src,
                                    size_t src_bytes)
 {
@@ -18687,6 +18697,7 @@ LQ__INLINE size_t lq__even(size_t n)
     return (n + 1) & ~(size_t)1;
 }
 
+LQ__COLD
 LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, size_t rank)
 {
     size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 0;
@@ -19103,6 +19114,7 @@ LQ__STATIC int lq__profile_load_dense(lq_profile *p, void *mem, size_t mem_bytes
 }
 
 /* All forms but the dense one. */
+LQ__COLD
 LQ__STATIC int lq__profile_load_rows(lq_profile *p, void *mem, size_t mem_bytes, size_t *needed,
                                      const uint8_t *src, size_t src_bytes)
 {
@@ -19128,8 +19140,8 @@ LQ__STATIC int lq__profile_load_rows(lq_profile *p, void *mem, size_t mem_bytes,
     return status ? status : lq__bits_end(&r);
 }
 
-LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *needed,
-                           const uint8_t *src, size_t src_bytes)
+LQ_API LQ__COLD int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes,
+                                    size_t *needed, const uint8_t *src, size_t src_bytes)
 {
     lq_profile p;
     int status;
@@ -24953,7 +24965,8 @@ LQ__STATIC int lq__writer_set(lq_archive_writer *writer, const lq_archive_writer
     return LQ_OK;
 }
 
-LQ_API int lq_archive_writer_init(lq_archive_writer *writer, const lq_archive_writer_desc *desc)
+LQ_API LQ__COLD int lq_archive_writer_init(lq_archive_writer *writer,
+                                           const lq_archive_writer_desc *desc)
 {
     lq_archive_writer w;
     uint8_t header[LQ_ARCHIVE_HEADER_BYTES] = {0};
@@ -24995,7 +25008,7 @@ LQ__INLINE uint32_t lq__plain_zero(uint32_t u)
 }
 
 /* Archives keep ropes of more magnitudes than the codec undoes. */
-LQ_API int lq_archive_rope_check(const lq_rope *rope, const char **message)
+LQ_API LQ__COLD int lq_archive_rope_check(const lq_rope *rope, const char **message)
 {
     if (!rope) return lq__refuse(message, LQ_E_ARG, "rope: NULL");
     uint32_t dims = rope->rotary_dims;
@@ -25019,7 +25032,8 @@ LQ_API int lq_archive_rope_check(const lq_rope *rope, const char **message)
     return lq__refuse(message, LQ_OK, NULL);
 }
 
-LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, uint32_t *id)
+LQ_API LQ__COLD int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope,
+                                        uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
@@ -25041,8 +25055,8 @@ LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, u
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
-LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
-                                  const lq_archive_group_desc *group, const char **message)
+LQ_API LQ__COLD int lq_archive_group_check(const lq_archive_writer *writer,
+                                           const lq_archive_group_desc *group, const char **message)
 {
     uint32_t streams = 0;
     uint32_t dims = 0;
@@ -25084,8 +25098,8 @@ LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
                : lq__refuse(message, LQ_E_ARG, "stream: of the slices another than the group's");
 }
 
-LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_group_desc *group,
-                                uint32_t *id)
+LQ_API LQ__COLD int lq_archive_add_group(lq_archive_writer *writer,
+                                         const lq_archive_group_desc *group, uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
@@ -25130,13 +25144,14 @@ LQ__STATIC const char *lq__archive_profile_fault(const lq_archive_profile_desc *
                                                : NULL;
 }
 
-LQ_API int lq_archive_profile_check(const lq_archive_profile_desc *profile, const char **message)
+LQ_API LQ__COLD int lq_archive_profile_check(const lq_archive_profile_desc *profile,
+                                             const char **message)
 {
     return lq__told(message, lq__archive_profile_fault(profile), LQ_E_ARG);
 }
 
-LQ_API int lq_archive_add_profile(lq_archive_writer *writer, const lq_archive_profile_desc *profile,
-                                  uint32_t *id)
+LQ_API LQ__COLD int lq_archive_add_profile(lq_archive_writer *writer,
+                                           const lq_archive_profile_desc *profile, uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
@@ -25152,8 +25167,8 @@ LQ_API int lq_archive_add_profile(lq_archive_writer *writer, const lq_archive_pr
     return LQ_OK;
 }
 
-LQ_API int lq_archive_add_meta(lq_archive_writer *writer, uint32_t tag, const void *src,
-                               size_t count)
+LQ_API LQ__COLD int lq_archive_add_meta(lq_archive_writer *writer, uint32_t tag, const void *src,
+                                        size_t count)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
@@ -25258,8 +25273,8 @@ LQ__INLINE uint32_t lq__run_align(const lq_archive_run_desc *run)
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
-LQ_API int lq_archive_run_check(const lq_archive_writer *writer, const lq_archive_run_desc *run,
-                                const char **message)
+LQ_API LQ__COLD int lq_archive_run_check(const lq_archive_writer *writer,
+                                         const lq_archive_run_desc *run, const char **message)
 {
     if (!run) return lq__refuse(message, LQ_E_ARG, "run: NULL");
     uint32_t align = lq__run_align(run);
@@ -25320,7 +25335,7 @@ LQ__STATIC uint8_t *lq__order_store(uint8_t *p, const lq_archive_run_desc *run)
     return p + ((size_t)run->token_count + 1) / 2;
 }
 
-LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run)
+LQ_API LQ__COLD int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
@@ -25411,7 +25426,7 @@ LQ__STATIC void lq__footer_store(uint8_t *footer, const lq_archive_writer *write
     lq__store32(footer + 44, lq__xxh32(footer, 44, 0));
 }
 
-LQ_API int lq_archive_flush_segment(lq_archive_writer *writer)
+LQ_API LQ__COLD int lq_archive_flush_segment(lq_archive_writer *writer)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
@@ -25457,6 +25472,7 @@ typedef struct lq__codec_sizes {
     size_t flight; /* pages decoded together */
 } lq__codec_sizes;
 
+LQ__COLD
 LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t flight)
 {
     lq__codec_sizes s;
@@ -25537,6 +25553,7 @@ typedef struct lq__pack_sizes {
     int weighed;
 } lq__pack_sizes;
 
+LQ__COLD
 LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
 {
     lq__pack_sizes s = LQ__ZEROS;
@@ -25563,6 +25580,7 @@ LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
     return s;
 }
 
+LQ__COLD
 LQ__STATIC void lq__pack_place(lq__pack *p, lq__arena *a, const lq__pack_sizes *s)
 {
     p->sizes = lq__codec_sizes_of(s->dims, s->slices, LQ__IN_FLIGHT);
@@ -25848,6 +25866,7 @@ LQ__STATIC int lq__pack_weighed(lq__pack *p, lq_codec_desc *d, size_t first, siz
 }
 
 /* Stores the fit so far as a profile of the archive. */
+LQ__COLD
 LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
 {
     lq_archive_profile_desc d = {NULL, 0, NULL};
@@ -25999,6 +26018,7 @@ LQ__STATIC lq_codec_desc lq__pack_codec(const lq_archive_pack_desc *desc)
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
+LQ__COLD
 LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                               const char **why)
 {
@@ -26046,9 +26066,9 @@ LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archi
     return lq__told(message, why, status);
 }
 
-LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                           const lq_vectors *src, const lq_positions *positions, size_t tokens,
-                           void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                                    const lq_vectors *src, const lq_positions *positions,
+                                    size_t tokens, void *workspace, size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
     if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
@@ -26112,6 +26132,7 @@ typedef struct lq__run_view {
 
 /* Counts of 0 in a hostile record give page_count 0, an align_log2 above 31 is cut: both are
    refused by the caller that checks. */
+LQ__COLD
 LQ__STATIC void lq__run_view_set(lq__run_view *v, const uint8_t *record)
 {
     const uint8_t *p = record + LQ__RECORD_HEAD;
@@ -26359,6 +26380,7 @@ LQ__STATIC int lq__header_check(const lq_archive_reader *r)
 
 /* A footer is one only where its own words say so: its directory ends there. Every walk ends,
    because the previous footer lies before the directory. */
+LQ__COLD
 LQ__STATIC int lq__footer_check(const uint8_t *f, uint64_t at)
 {
     uint64_t bytes = lq__load32(f + 4);
@@ -26588,6 +26610,7 @@ LQ__STATIC uint32_t lq__span_put(uint8_t *spans, uint32_t count, uint32_t begun,
 
 /* Takes runs that end at or before `until` from a heap of open ones; where one ends under which
    another goes on, a span of that begins. Returns how many spans there are. */
+LQ__COLD
 LQ__STATIC uint32_t lq__spans_close(const lq_archive_reader *r, uint8_t *heap, uint32_t *open,
                                     uint64_t until, uint8_t *spans, uint32_t count, uint32_t begun)
 {
@@ -26769,6 +26792,7 @@ LQ__STATIC int lq__chain_load(lq_archive_reader *r, const lq__chain *chain, uint
 }
 
 /* Opens what the footer at `at` ends. `source` holds size and callbacks only. */
+LQ__COLD
 LQ__STATIC int lq__open_at(lq_archive_reader *reader, const lq_archive_reader *source, uint64_t at,
                            uint8_t *mem, size_t mem_bytes, size_t *needed)
 {
@@ -26833,8 +26857,8 @@ LQ_API int lq_archive_source_check(const lq_archive_source *source, const char *
     return lq__refuse(message, LQ_OK, NULL);
 }
 
-LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source, void *mem,
-                           size_t mem_bytes, size_t *needed)
+LQ_API LQ__COLD int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source,
+                                    void *mem, size_t mem_bytes, size_t *needed)
 {
     size_t ignored;
     if (!needed) needed = &ignored;
@@ -26859,8 +26883,9 @@ LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *s
 
 /* ---- reader: queries ---- */
 
-LQ_API int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
-                            lq_archive_group_desc *group, lq_slice *slices, size_t capacity)
+LQ_API LQ__COLD int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
+                                     lq_archive_group_desc *group, lq_slice *slices,
+                                     size_t capacity)
 {
     if (!reader || !group || (!slices && capacity)) return LQ_E_ARG;
     if (id >= reader->group_count) return LQ_E_RANGE;
@@ -26942,7 +26967,8 @@ LQ_API int lq_archive_meta(const lq_archive_reader *reader, uint32_t tag, const 
     return LQ_E_RANGE;
 }
 
-LQ_API int lq_archive_run(const lq_archive_reader *reader, uint32_t run, lq_archive_run_info *info)
+LQ_API LQ__COLD int lq_archive_run(const lq_archive_reader *reader, uint32_t run,
+                                   lq_archive_run_info *info)
 {
     if (!reader || !info) return LQ_E_ARG;
     if (run >= reader->run_count) return LQ_E_RANGE;
@@ -27222,6 +27248,7 @@ LQ__STATIC lq__codec_sizes lq__unpack_sizes(const lq_archive_reader *reader, uin
 }
 
 /* Places the arrays of a group of the archive; returns its slices, 0: it has no such group. */
+LQ__COLD
 LQ__STATIC size_t lq__unpack_place(lq__unpack *u, lq__arena *a, const lq_archive_reader *reader,
                                    uint32_t group)
 {
@@ -27422,6 +27449,7 @@ LQ__INLINE int lq__unpack_same(const lq_page_info *a, const lq_page_info *b)
 }
 
 /* The codec of a page: built anew only where run, code, step or profile change. */
+LQ__COLD
 LQ__STATIC int lq__unpack_codec(lq__unpack *u, const lq_page_ref *ref, const lq_page_info *info)
 {
     uint32_t run = ref->run;
@@ -27636,8 +27664,9 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
 }
 
 /* A status, and why. reader NULL: the group is not looked at. */
-LQ_API int lq_archive_unpack_check(const lq_archive_reader *reader,
-                                   const lq_archive_unpack_desc *desc, const char **message)
+LQ_API LQ__COLD int lq_archive_unpack_check(const lq_archive_reader *reader,
+                                            const lq_archive_unpack_desc *desc,
+                                            const char **message)
 {
     int valid = 1;
     if (!desc) return lq__refuse(message, LQ_E_ARG, "desc: NULL");
@@ -27655,9 +27684,10 @@ LQ_API int lq_archive_unpack_check(const lq_archive_reader *reader,
     return lq__first_fault(message, faults, sizeof faults / sizeof *faults);
 }
 
-LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
-                             const lq_vectors_out *dst, uint64_t first, size_t tokens,
-                             void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_archive_unpack(const lq_archive_reader *reader,
+                                      const lq_archive_unpack_desc *desc, const lq_vectors_out *dst,
+                                      uint64_t first, size_t tokens, void *workspace,
+                                      size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
     if (!reader || !desc || !dst || !dst->slices || lq_type_bytes(dst->type) == 0) return LQ_E_ARG;
@@ -36613,6 +36643,7 @@ LQ__STATIC const char *lq__kv_measure_layers(lq__kv_pool *pool, lq__kv_layout *o
 }
 
 /* Lays the block out; layers and heads are those of the block, or NULL to learn its size. */
+LQ__COLD
 LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc,
                                       lq__kv_layer *layers, lq__kv_head *heads)
 {
@@ -36916,7 +36947,7 @@ LQ__STATIC void lq__kv_init_ropes(lq__kv_pool *pool)
     }
 }
 
-LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *desc)
+LQ_API LQ__COLD int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *desc)
 {
     size_t bytes = desc ? lq_kv_bytes(desc) : 0;
     if (!kv || !mem || bytes == 0) return LQ_E_ARG;
@@ -36946,7 +36977,7 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     return LQ_OK;
 }
 
-LQ_API int lq_kv_create(lq_kv *kv, const lq_kv_desc *desc, const lq_allocator *allocator)
+LQ_API LQ__COLD int lq_kv_create(lq_kv *kv, const lq_kv_desc *desc, const lq_allocator *allocator)
 {
     size_t bytes = desc ? lq_kv_bytes(desc) : 0;
     if (!kv || bytes == 0 || !allocator || !allocator->alloc_fn || !allocator->free_fn) {
@@ -39816,7 +39847,7 @@ LQ__STATIC size_t lq__kv_layer_bytes(const lq_kv *kv, const lq__kv_layer *layer)
     return slots * (layer->page_bytes + layer->streams * layer->based) + units * LQ__KV_BLOB;
 }
 
-LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
+LQ_API LQ__COLD int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
 {
     if (!lq__kv_valid(kv) || !account) return LQ_E_ARG;
     memset(account, 0, sizeof *account);
@@ -40646,7 +40677,8 @@ LQ__STATIC int lq__kv_wider(int bits)
     return bits <= 8 ? bits : 0;
 }
 
-LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits, int last_bits)
+LQ_API LQ__COLD int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits,
+                                        int last_bits)
 {
     int from = lq__kv_rank(first_bits);
     int to = lq__kv_rank(last_bits);
@@ -40672,8 +40704,9 @@ LQ__STATIC float lq__kv_gain(float sensitivity, int bits, int wider)
 
 /* Noise falls by less with each rank a bit, so taking the best step again and again is optimal up
    to the last step, which may not fit. */
-LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float *k_sensitivity,
-                                 const float *v_sensitivity, float bits)
+LQ_API LQ__COLD int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count,
+                                          const float *k_sensitivity, const float *v_sensitivity,
+                                          float bits)
 {
     size_t streams = 0;
     if (!layers || !k_sensitivity || !v_sensitivity || !(bits >= 2.0f) || !(bits <= 8.0f)) {
@@ -40732,6 +40765,7 @@ typedef struct lq__kv_tape {
 } lq__kv_tape;
 
 /* One number in 4 or 8 bytes, either way; 0 behind the end. */
+LQ__COLD
 LQ__STATIC uint64_t lq__kv_word(lq__kv_tape *tape, uint64_t value, size_t bytes)
 {
     size_t at = tape->at;
@@ -40754,6 +40788,7 @@ LQ__INLINE uint64_t lq__kv_number(lq__kv_tape *tape, uint64_t value)
 }
 
 /* Numbers of so many bytes each, little-endian in the record; 1: bytes as they are. */
+LQ__COLD
 LQ__STATIC void lq__kv_tape_numbers(lq__kv_tape *tape, uint8_t *numbers, size_t count, size_t size)
 {
     size_t at = tape->at;
@@ -40779,6 +40814,7 @@ LQ__STATIC int lq__kv_tape_vectors(lq__kv_tape *tape, uint8_t *x, size_t count, 
 }
 
 /* Signed numbers; in range is |x| < most. Returns whether all are. */
+LQ__COLD
 LQ__STATIC int lq__kv_signed(lq__kv_tape *tape, int64_t *x, size_t count, int64_t most)
 {
     int fine = 1;
@@ -40800,7 +40836,7 @@ LQ__STATIC void lq__kv_form_number(lq__kv_tape *tape, uint32_t value, const char
     if (!tape->bad && !tape->why && there != value) tape->why = why;
 }
 
-LQ_API int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
+LQ_API LQ__COLD int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
 {
     uint8_t link[16 + 32];
     if (!profile || !name || !lq__profile_valid(profile)) return LQ_E_ARG;
@@ -40895,6 +40931,7 @@ LQ__STATIC void lq__kv_form_rope(lq__kv_tape *tape, const lq__kv_layer *layer, u
 }
 
 /* All that the bytes of a cache depend on (>>manual). */
+LQ__COLD
 LQ__STATIC void lq__kv_form(lq__kv_tape *tape, const lq__kv_pool *pool)
 {
     lq__kv_form_number(tape, pool->layers, "layers" LQ__KV_OTHER);
@@ -40926,6 +40963,7 @@ LQ__STATIC void lq__kv_form(lq__kv_tape *tape, const lq__kv_pool *pool)
 }
 
 /* Version of a record, and the descriptor. LQ_E_FORMAT: tape->why tells. */
+LQ__COLD
 LQ__STATIC int lq__kv_tape_form(lq__kv_tape *tape, const lq__kv_pool *pool, uint64_t version)
 {
     lq__kv_tape own = LQ__ZEROS;
@@ -40957,6 +40995,7 @@ LQ__STATIC int lq__kv_check_shape(const lq__kv_layer *layer, const uint8_t *shap
     return 1;
 }
 
+LQ__COLD
 LQ__STATIC int lq__kv_check_numbers(const lq_kv *kv, uint32_t l, int v)
 {
     lq__kv_writer w;
@@ -41160,6 +41199,7 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv)
 }
 
 /* The whole record. LQ_OK, or why it cannot be loaded: the cache is then to be emptied. */
+LQ__COLD
 LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *group)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -41201,6 +41241,7 @@ typedef struct lq__kv_run {
 
 /* The run that begins at token t, or at the first one behind that is there; of no tokens: there is
    none. */
+LQ__COLD
 LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t t)
 {
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
@@ -41328,6 +41369,7 @@ LQ__STATIC int lq__kv_tape_sealed(lq__kv_tape *tape, const lq__kv_run *run, cons
 
 /* The page of a run that begins at token t, to or from bytes that have been verified to be what was
    written. */
+LQ__COLD
 LQ__STATIC int lq__kv_tape_page(lq__kv_tape *tape, const lq__kv_run *run, size_t t)
 {
     const int type = lq__kv_pool_of(run->kv)->type;
@@ -41365,7 +41407,7 @@ LQ__STATIC size_t lq__kv_page_bytes(const lq__kv_run *run, size_t t)
 }
 
 /* The largest page that a sequence may have to write or read. */
-LQ_API size_t lq_kv_load_workspace_bytes(const lq_kv *kv)
+LQ_API LQ__COLD size_t lq_kv_load_workspace_bytes(const lq_kv *kv)
 {
     size_t most = 0;
     if (!lq__kv_valid(kv)) return 0;
@@ -41383,6 +41425,7 @@ LQ_API size_t lq_kv_load_workspace_bytes(const lq_kv *kv)
 }
 
 /* What the archive is told of a run. */
+LQ__COLD
 LQ__STATIC lq_archive_run_desc lq__kv_run_desc(const lq__kv_run *run, uint32_t group,
                                                uint64_t sequence)
 {
@@ -41426,7 +41469,8 @@ LQ__STATIC size_t lq__kv_rope_bytes(const lq__kv_layer *layer)
                : 0;
 }
 
-LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *directory_bytes)
+LQ_API LQ__COLD int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes,
+                                     size_t *directory_bytes)
 {
     if (!lq__kv_valid(kv) || !workspace_bytes || !directory_bytes) return LQ_E_ARG;
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -41464,6 +41508,7 @@ LQ__STATIC uint32_t lq__kv_rope_id(const lq__kv_pool *pool, uint32_t l, uint32_t
 
 /* Ropes and groups: keys and values of each layer that has its own. Ropes are told in the order of
    the first layers that have them, so the id of one follows from how many come before. */
+LQ__COLD
 LQ__STATIC int lq__kv_save_groups(const lq_kv *kv, lq_archive_writer *writer, lq_slice *slices,
                                   uint32_t *first, uint32_t *first_rope)
 {
@@ -41533,8 +41578,8 @@ LQ__STATIC int lq__kv_save_runs(const lq_kv *kv, lq_archive_writer *writer,
     return status;
 }
 
-LQ_API int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64_t sequence,
-                      void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64_t sequence,
+                               void *workspace, size_t workspace_bytes)
 {
     size_t needed;
     size_t directory;
@@ -41605,6 +41650,7 @@ LQ__STATIC int lq__kv_load_runs(const lq_kv *kv, const lq_archive_reader *reader
 }
 
 /* Record, then runs. On error the cache may hold parts. */
+LQ__COLD
 LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
                                void *buffer, size_t room)
 {
@@ -41631,8 +41677,8 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
     return LQ_OK;
 }
 
-LQ_API int lq_kv_load_check(const lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
-                            const char **message)
+LQ_API LQ__COLD int lq_kv_load_check(const lq_kv *kv, const lq_archive_reader *reader,
+                                     uint64_t sequence, const char **message)
 {
     if (message) *message = NULL;
     if (!lq__kv_valid(kv) || !reader) return LQ_E_ARG;
@@ -41652,8 +41698,8 @@ LQ__STATIC void lq__kv_empty(const lq_kv *kv)
     lq__kv_clear(kv);
 }
 
-LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
-                      void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
+                               void *workspace, size_t workspace_bytes)
 {
     if (!lq__kv_valid(kv) || !reader || lq__kv_sequence_of(kv)->tokens || !workspace) {
         return LQ_E_ARG;
@@ -41732,6 +41778,7 @@ LQ__STATIC size_t lq__kv_all_slices(const lq__kv_pool *pool)
 }
 
 /* Places the arrays; the rest is what is left. cold->from says whether a cache is read. */
+LQ__COLD
 LQ__STATIC void lq__kv_cold_place(lq__kv_cold *cold, lq__arena *a, const lq__kv_pool *pool,
                                   size_t tokens, int wide)
 {
@@ -41895,6 +41942,7 @@ LQ__STATIC lq_archive_pack_desc lq__kv_pack_as(const lq__kv_pool *pool, const lq
 }
 
 /* And of a layer's keys or values. */
+LQ__COLD
 LQ__STATIC lq_archive_pack_desc lq__kv_stream_desc(const lq__kv_pool *pool,
                                                    const lq__kv_layer *layer, int v,
                                                    const lq_kv_pack_desc *desc, lq_rope *rope)
@@ -41929,6 +41977,7 @@ LQ__STATIC size_t lq__kv_grouped(const lq_kv_pack_desc *desc, uint32_t l, int v)
 }
 
 /* What is wrong with a group over layers; NULL: nothing. */
+LQ__COLD
 LQ__STATIC const char *lq__kv_group_fault(const lq__kv_pool *pool, const lq_kv_pack_group *group)
 {
     const lq_profile *p = group->profile;
@@ -41955,6 +42004,7 @@ LQ__STATIC const char *lq__kv_group_fault(const lq__kv_pool *pool, const lq_kv_p
 }
 
 /* A status, and why, of the groups over layers. */
+LQ__COLD
 LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pack_desc *desc,
                                         const char **why)
 {
@@ -42002,6 +42052,7 @@ LQ__STATIC int lq__kv_groups_gone(const lq_kv *kv, const lq_kv_pack_desc *desc)
 }
 
 /* A status, and why: what lq_archive_pack would say of each layer's keys and values. */
+LQ__COLD
 LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **why)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -42099,8 +42150,8 @@ LQ__STATIC size_t lq__kv_stream_bytes(const lq__kv_pool *pool, const lq_kv_pack_
     return lq_archive_pack_workspace_bytes(&pack);
 }
 
-LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t *workspace_bytes,
-                            size_t *directory_bytes)
+LQ_API LQ__COLD int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc,
+                                     size_t *workspace_bytes, size_t *directory_bytes)
 {
     size_t most = 0;
     const char *why;
@@ -42297,8 +42348,8 @@ LQ__STATIC int lq__kv_pack_all(const lq__kv_cold *cold)
     return status;
 }
 
-LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pack_desc *desc,
-                      void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
+                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes)
 {
     size_t needed;
     size_t directory;
@@ -42342,6 +42393,7 @@ typedef struct lq__kv_outlook {
     uint8_t *read;
 } lq__kv_outlook;
 
+LQ__COLD
 LQ__STATIC void lq__kv_outlook_place(lq__kv_outlook *w, lq__arena *a, const lq_kv *kv)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -42463,6 +42515,7 @@ LQ_API int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *gro
 }
 
 /* Checks a record's bytes. */
+LQ__COLD
 LQ__STATIC int lq__kv_cold_open(lq__kv_cold_record *r, const lq__kv_pool *pool, const uint8_t *at,
                                 size_t count)
 {
@@ -42515,8 +42568,9 @@ LQ__INLINE size_t lq__kv_unpack_chunk(const lq__kv_cold_record *record)
     return record->wide ? LQ__KV_CHUNK_WIDE : LQ__KV_CHUNK;
 }
 
-LQ_API size_t lq_kv_unpack_workspace_bytes(const lq_kv *kv, const lq_archive_reader *reader,
-                                 uint64_t sequence)
+LQ_API LQ__COLD size_t lq_kv_unpack_workspace_bytes(const lq_kv *kv,
+                                                    const lq_archive_reader *reader,
+                                                    uint64_t sequence)
 {
     lq__kv_cold cold = LQ__ZEROS;
     const lq__kv_cold_record *record = &cold.record;
@@ -42669,6 +42723,7 @@ LQ__STATIC void lq__kv_unpack_end(const lq_kv *kv, const lq__kv_cold_record *rec
 }
 
 /* All tokens; kv is empty after an error. */
+LQ__COLD
 LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, lq__kv_cold *cold)
 {
     const lq__kv_cold_record *record = &cold->record;
@@ -42691,8 +42746,9 @@ LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, lq__kv_cold *cold)
     return status;
 }
 
-LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_kv_unpack_desc *desc,
-                        void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader,
+                                 const lq_kv_unpack_desc *desc, void *workspace,
+                                 size_t workspace_bytes)
 {
     if (!lq__kv_valid(kv) || !reader || !desc || !desc->tables || !workspace ||
         lq__kv_sequence_of(kv)->tokens || (!desc->profiles && desc->profile_count)) {
@@ -42803,6 +42859,7 @@ LQ__STATIC const lq_profile *lq__kv_draft_profile(lq__kv_draft *draft, const uin
 }
 
 /* The policies of a layer's keys or values: for all heads, or (policies) of each. */
+LQ__COLD
 LQ__STATIC int lq__kv_draft_policies(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_layer *own,
                                      int v, lq_kv_policy *policies)
 {
@@ -42881,6 +42938,7 @@ LQ__STATIC int lq__kv_draft_layer(lq__kv_draft *draft, lq__kv_tape *tape, uint32
 }
 
 /* The whole descriptor but for what the caller says. */
+LQ__COLD
 LQ__STATIC int lq__kv_draft_all(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_desc *d)
 {
     int status = LQ_OK;
@@ -42915,6 +42973,7 @@ LQ__STATIC int lq__kv_draft_all(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_de
 }
 
 /* The descriptor's bytes in the record of a saved or (*cold) a packed sequence. */
+LQ__COLD
 LQ__STATIC int lq__kv_find_form(const lq_archive_reader *reader, uint64_t sequence,
                                 lq__kv_tape *tape, int *cold)
 {
@@ -42942,6 +43001,7 @@ LQ__STATIC int lq__kv_find_form(const lq_archive_reader *reader, uint64_t sequen
 }
 
 /* Places what has been counted. */
+LQ__COLD
 LQ__STATIC void lq__kv_draft_place(lq__kv_draft *draft, lq__arena *a, uint32_t layers)
 {
     size_t profiles = draft->calibrated ? 2 * draft->heads : 0;
@@ -42982,8 +43042,8 @@ LQ__STATIC int lq__kv_draft_finish(const lq_kv_import_desc *desc, lq_kv_desc *d)
 /* What a descriptor of NULL stands for. */
 static const lq_kv_import_desc lq__kv_import_plain = {NULL, NULL, 0, NULL, 0, 0, 0, NULL, NULL};
 
-LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *needed,
-                         const lq_archive_reader *reader, const lq_kv_import_desc *with)
+LQ_API LQ__COLD int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *needed,
+                                  const lq_archive_reader *reader, const lq_kv_import_desc *with)
 {
     if (needed) *needed = 0;
     with = with ? with : &lq__kv_import_plain;
@@ -43038,16 +43098,16 @@ LQ__STATIC int lq__kv_export_sizes(const lq_kv *kv, const lq_kv_export_desc *des
                : LQ_OK;
 }
 
-LQ_API size_t lq_kv_export_workspace_bytes(const lq_kv *kv, const lq_kv_export_desc *desc)
+LQ_API LQ__COLD size_t lq_kv_export_workspace_bytes(const lq_kv *kv, const lq_kv_export_desc *desc)
 {
     size_t work;
     size_t directory;
     return lq__kv_export_sizes(kv, desc, &work, &directory) == LQ_OK ? work + directory : 0;
 }
 
-LQ_API int lq_kv_export(const lq_kv *kv,
-                        int (*write_fn)(void *user, const void *bytes, size_t count), void *user,
-                        const lq_kv_export_desc *desc, void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_kv_export(const lq_kv *kv, int (*write_fn)(void *user, const void *bytes,
+                                 size_t count), void *user, const lq_kv_export_desc *desc,
+                                 void *workspace, size_t workspace_bytes)
 {
     lq_archive_writer_desc d = LQ__ZEROS;
     size_t work;
@@ -43196,8 +43256,8 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
     return status;
 }
 
-LQ_API int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
-                        const lq_archive_source *source, const lq_kv_import_desc *desc)
+LQ_API LQ__COLD int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
+                                 const lq_archive_source *source, const lq_kv_import_desc *desc)
 {
     int cold = 0;
     desc = desc ? desc : &lq__kv_import_plain;
@@ -43253,7 +43313,7 @@ LQ__STATIC uint8_t *lq__kv_copy_place(lq__kv_cold *cold, lq__arena *a, const lq_
         a, lq__kv_cold_bytes(lq__kv_pool_of(from), lq__kv_sequence_of(from)->tokens));
 }
 
-LQ_API size_t lq_kv_copy_workspace_bytes(const lq_kv *kv, const lq_kv *from)
+LQ_API LQ__COLD size_t lq_kv_copy_workspace_bytes(const lq_kv *kv, const lq_kv *from)
 {
     if (!lq__kv_valid(kv) || !lq__kv_valid(from)) return 0;
     lq__kv_cold cold;
@@ -43262,7 +43322,8 @@ LQ_API size_t lq_kv_copy_workspace_bytes(const lq_kv *kv, const lq_kv *from)
     return lq__arena_bytes(&arena);
 }
 
-LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t workspace_bytes)
+LQ_API LQ__COLD int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace,
+                               size_t workspace_bytes)
 {
     if (!lq__kv_valid(kv) || !lq__kv_valid(from) || !workspace ||
         lq__kv_sequence_of(kv)->tokens ||
@@ -45056,6 +45117,7 @@ static volatile long lq__cpu_state;
 #define LQ__STORE_RELAXED(p, v) (*(p) = (v))
 #endif
 
+LQ__COLD
 LQ__APART int lq__cpu_first(void)
 {
     int level = lq__cpu_detect();
@@ -45173,6 +45235,7 @@ LQ__STATIC const lq__trellis_kernels *lq__trellis_of_level(void)
 #ifndef LQ__KEEP_INTERNALS /* a test of the library's insides keeps them */
 #undef LQ__INLINE
 #undef LQ__APART
+#undef LQ__COLD
 #undef LQ__STATIC
 #undef LQ__X86
 #undef LQ__NEON

@@ -903,8 +903,9 @@
    Size      A program has only what it uses where all of it is static (LQ_STATIC) or functions and
              data have sections: -ffunction-sections -fdata-sections -Wl,--gc-sections; without the
              second of these each table of kernels keeps all that it names (387 KB). gcc -O2,
-             x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode with its
-             tables 62 KB (69 KB).
+             x86-64: lq_lattice_nearest takes 12 KB (33 KB by sections, 17 of them for the Leech
+             lattice, which the compiler leaves out where it sees that none is asked for),
+             lq_rans_decode with its tables 62 KB (69 KB).
 
    MACROS
    LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
@@ -1011,6 +1012,11 @@ enum { LQ_PAGE_LIST(LQ__PAGE_ENUM) LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
 #define LQ__QUANTIZER_ENUM(name, number, dims, words, own) name = number,
 enum { LQ_QUANTIZER_LIST(LQ__QUANTIZER_ENUM) LQ__QUANTIZER_END };
 #undef LQ__QUANTIZER_ENUM
+
+/* The Leech lattice, of 24 dims, where lattices of arrays are named (lq_lattice_*, lq_dither). No
+   quantizer of pages: there the paths are nearer to the Shannon bound at less time. Its form of a
+   fixed width, 2 bits a number, is lq_llvq_*. */
+enum { LQ_LEECH = 24 };
 
 /* Bases of a profile. LQ_BASIS_DENSE is a matrix over all slices of the group (lq_klt_*). */
 enum { LQ_BASIS_IDENTITY = 1, LQ_BASIS_HADAMARD = 2, LQ_BASIS_DENSE = 3 };
@@ -1190,8 +1196,8 @@ LQ_API LQ_MUST int lq_center_f32(float *x, size_t tokens, size_t dims, float *me
 LQ_API LQ_MUST int lq_uncenter_f32(float *x, size_t tokens, size_t dims, const float *mean);
 
 /* ---- lattices: exact nearest points ---- */
-/* Nearest points of src / step, count numbers in blocks of 1 (LQ_Z), 4 (LQ_D4) or 8 (LQ_E8,
-   LQ_E8_RELAXED).
+/* Nearest points of src / step, count numbers in blocks of 1 (LQ_Z), 4 (LQ_D4), 8 (LQ_E8,
+   LQ_E8_RELAXED) or 24 (LQ_LEECH, which is lq_leech_nearest with its units and errors).
      points  (count) int16: the coordinates; E8's are doubled, so that halves are integers: all
              eight even or all eight odd
    The number that is rounded is src / step to the nearest 2^-12; ties go to the integer coset.
@@ -1202,11 +1208,11 @@ LQ_API LQ_MUST int lq_uncenter_f32(float *x, size_t tokens, size_t dims, const f
 LQ_API LQ_MUST int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
                                       int quantizer);
 
-/* The inverse: dst = point * step (E8's points halved first). */
+/* The inverse: dst = point * step (E8's points halved first, those of Leech over sqrt(8)). */
 LQ_API LQ_MUST int lq_lattice_point(float *dst, const int16_t *points, size_t count, float step,
                                     int quantizer);
 
-/* Numbers a block of the quantizer holds: 1, 4 or 8; 0 if unknown. */
+/* Numbers a block of the quantizer holds: 1, 4, 8 or 24; 0 if unknown. */
 LQ_API size_t lq_lattice_dims(int quantizer);
 
 /* ---- fixed width ---- */
@@ -2268,10 +2274,8 @@ LQ_API LQ_MUST int lq_caba_of(lq_caba *out, size_t *order, double *squares, cons
                               size_t tokens, size_t dims, size_t block);
 
 /* ---- dither ---- */
-/* The cells a dither is uniform in: LQ_Z, LQ_D4, LQ_E8 and that of the Leech lattice. */
-enum { LQ_CELL_LEECH = 24 };
-
-/* Numbers of a cell: 1, 4, 8, 24; 0 if unknown. Mean squared error of a number in it, in steps^2:
+/* The cells a dither is uniform in: those of LQ_Z, LQ_D4, LQ_E8 and LQ_LEECH. Numbers of a cell: 1,
+   4, 8, 24; 0 if unknown. Mean squared error of a number in it, in steps^2:
    1/12, 13/120, 929/12960, 0.0657710; the same in every direction. */
 LQ_API size_t lq_cell_dims(int cell);
 LQ_API double lq_cell_moment(int cell);
@@ -2286,7 +2290,7 @@ enum { LQ_DITHER_SUBTRACTIVE = 1, LQ_DITHER_ADDED = 2, LQ_DITHER_TWICE = 3 };
 
 /* Dither: numbers of a seed, the same on every machine.
      step   of the lattice
-     cell   LQ_Z, LQ_D4, LQ_E8 or LQ_CELL_LEECH
+     cell   LQ_Z, LQ_D4, LQ_E8 or LQ_LEECH
      kind   LQ_DITHER_*; default 0: none
      first  place of the first number in the whole, a multiple of lq_cell_dims: any run of it can be
             read by itself */
@@ -7907,7 +7911,14 @@ LQ_QUANTIZER_LIST(LQ__QUANTIZER_FITS)
 
 LQ_API size_t lq_lattice_dims(int quantizer)
 {
+    if (quantizer == LQ_LEECH) return LQ__LEECH_DIMS;
     return lq__quantizer_of(quantizer)->dims;
+}
+
+/* Whether pages know it. */
+LQ__INLINE int lq__is_quantizer(int quantizer)
+{
+    return lq__quantizer_of(quantizer)->dims != 0;
 }
 
 /* Rows of words of so many coefficients: those of a quantizer, and the most of any. */
@@ -7988,7 +7999,8 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t bloc
 LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
                               int quantizer)
 {
-    size_t dims = lq_lattice_dims(quantizer);
+    if (quantizer == LQ_LEECH) return lq_leech_nearest(points, src, count, step);
+    size_t dims = lq__quantizer_of(quantizer)->dims;
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src)) ||
         lq__is_path(quantizer)) {
         return LQ_E_ARG;
@@ -8005,7 +8017,8 @@ LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, f
 LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, float step,
                             int quantizer)
 {
-    size_t dims = lq_lattice_dims(quantizer);
+    if (quantizer == LQ_LEECH) return lq_leech_point(dst, points, count, step);
+    size_t dims = lq__quantizer_of(quantizer)->dims;
     float unit = lq__quantizer_of(quantizer)->words ? step * 0.5f : step;
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points)) ||
         lq__is_path(quantizer)) {
@@ -21982,7 +21995,7 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
     if (d->type) return "type: of raw pages only";
     if (!lq__step_valid(d->step)) return "step: 2^-100 to 2^100, no default";
     if (!d->profile && !fitted) return "profile: NULL";
-    if (!lq_lattice_dims(d->quantizer)) return LQ__NO_QUANTIZER;
+    if (!lq__is_quantizer(d->quantizer)) return LQ__NO_QUANTIZER;
     if (lq__is_path(d->quantizer) && d->tables && !d->tables->trellis) {
         return "tables: those of lq_tables_small_init have no trellis";
     }
@@ -22247,7 +22260,7 @@ LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_
     i.type = code->profiled ? 0 : p[1];
     i.tokens = p[2];
     i.profile_index = p[3];
-    if (code->profiled ? !lq_lattice_dims(i.quantizer) : !lq_type_bytes(i.type)) return LQ_E_FORMAT;
+    if (code->profiled ? !lq__is_quantizer(i.quantizer) : !lq_type_bytes(i.type)) return LQ_E_FORMAT;
     if (i.tokens == 0 || i.tokens > LQ__TOKENS) return LQ_E_DATA;
     *info = i;
     return LQ_OK;
@@ -24649,7 +24662,7 @@ LQ__STATIC const lq__cell *lq__cell_of(int cell)
         {LQ_Z, 1, 1.0f, 1.0f, 1.0 / 12},
         {LQ_D4, 4, 2.0f, 1.0f, 13.0 / 120},
         {LQ_E8, 8, 2.0f, 0.5f, 929.0 / 12960},
-        {LQ_CELL_LEECH, 24, 2.8284271f, 0.35355339f, 0.0657710},
+        {LQ_LEECH, 24, 2.8284271f, 0.35355339f, 0.0657710},
     };
     for (size_t i = 0; i < 4; i++) {
         if (cells[i].id == cell) return &cells[i];
@@ -24667,13 +24680,6 @@ LQ_API double lq_cell_moment(int cell)
 {
     const lq__cell *c = lq__cell_of(cell);
     return c ? c->moment : 0.0;
-}
-
-LQ__STATIC int lq__cell_nearest(int16_t *points, const float *src, size_t count, float step,
-                                int cell)
-{
-    return cell == LQ_CELL_LEECH ? lq_leech_nearest(points, src, count, step)
-                                 : lq_lattice_nearest(points, src, count, step, cell);
 }
 
 /* Apart, so that products are rounded before anything is added to them. */
@@ -24705,7 +24711,7 @@ LQ__STATIC int lq__dither_some(float *dst, size_t count, const lq_dither *d, uin
     for (size_t i = 0; i < count; i++) {
         dst[i] = (float)(uint32_t)(lq__noise(seed, place + i) >> 40) * (c->side / 16777216.0f);
     }
-    int status = lq__cell_nearest(point, dst, count, 1.0f, d->cell);
+    int status = lq_lattice_nearest(point, dst, count, 1.0f, d->cell);
     if (!status) lq__cell_point(at, point, count, c->unit);
     for (size_t i = 0; i < count && !status; i++) {
         dst[i] -= at[i];
@@ -24756,7 +24762,7 @@ LQ_API int lq_dither_nearest(int16_t *points, const float *src, size_t count,
         for (size_t k = 0; k < some; k++) {
             x[k] += src[i + k];
         }
-        if (!status) status = lq__cell_nearest(points + i, x, some, dither->step, dither->cell);
+        if (!status) status = lq_lattice_nearest(points + i, x, some, dither->step, dither->cell);
     }
     return status;
 }
@@ -36095,7 +36101,7 @@ LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
     int bits = p->bits ? p->bits : 4;
     uint32_t step = lq__bits_of_f32(p->step);
     if (p->kind == LQ_KV_WARM) {
-        return p->quantizer && !lq_lattice_dims(p->quantizer) ? LQ__NO_QUANTIZER
+        return p->quantizer && !lq__is_quantizer(p->quantizer) ? LQ__NO_QUANTIZER
                : lq__is_path(p->quantizer) ? "quantizer: a warm policy takes no trellis"
                : bits < 1 || bits > 8 ? "bits: a warm policy has 1 to 8"
                : step < 0x30800000u || step > 0x4e800000u
@@ -42015,7 +42021,7 @@ LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pac
                    !(desc->exponent > 0.0f && desc->exponent <= 1.0f)
                ? "exponent: above 0, at most 1; 0 means 0.25"
            : desc->group_count && !desc->tables ? "tables: coded pages need them"
-           : desc->group_count && desc->quantizer && !lq_lattice_dims(desc->quantizer)
+           : desc->group_count && desc->quantizer && !lq__is_quantizer(desc->quantizer)
                ? LQ__NO_QUANTIZER
                : NULL;
     for (size_t g = 0; g < desc->group_count && !*why; g++) {
@@ -43548,7 +43554,7 @@ LQ__STATIC int lq__array_form_valid(const lq__array *a)
     if (a->page == LQ_PAGE_RAW) {
         return !a->quantizer && !a->bits && !lq__bits_of_f32(a->step) && !a->flags;
     }
-    if (!lq__step_valid(a->step) || !lq_lattice_dims(a->quantizer)) return 0;
+    if (!lq__step_valid(a->step) || !lq__is_quantizer(a->quantizer)) return 0;
     return a->page == LQ_PAGE_FIXED ? lq_fixed_bytes(granule, a->quantizer, a->bits) && a->fold == 1
                                     : !a->bits;
 }
@@ -44133,7 +44139,7 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
     if (!lq__page_code_of(a->page) || !lq__page_code_of(a->page)->profiled) {
         return "page: none of arrays, which have LQ_PAGE_CODED or LQ_PAGE_FIXED";
     }
-    if (!lq_lattice_dims(a->quantizer)) return LQ__NO_QUANTIZER;
+    if (!lq__is_quantizer(a->quantizer)) return LQ__NO_QUANTIZER;
     const char *why = lq__array_targets_fault(d);
     why = why ? why : lq__array_resolve_rope(a, d);
     if (why) return why;

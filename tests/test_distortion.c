@@ -442,7 +442,7 @@ static void test_caba(void)
 }
 
 /* ---- dither ---- */
-static const int cells[4] = {LQ_Z, LQ_D4, LQ_E8, LQ_CELL_LEECH};
+static const int cells[4] = {LQ_Z, LQ_D4, LQ_E8, LQ_LEECH};
 
 static lq_dither dither_of(int cell, float step, int kind, uint64_t seed)
 {

@@ -208,6 +208,7 @@ static void test_errors(void)
     const float infinity = lq_f32_from_f16(0x7c00);
     CHECK(lq_lattice_dims(0) == 0 && lq_lattice_dims(7) == 0 && lq_lattice_dims(-1) == 0);
     CHECK(lq_lattice_dims(LQ_Z) == 1 && lq_lattice_dims(LQ_D4) == 4 && lq_lattice_dims(LQ_E8) == 8);
+    CHECK(lq_lattice_dims(LQ_LEECH) == 24);
     float x[200];
     for (size_t i = 0; i < 200; i++) {
         x[i] = (float)i / 10;
@@ -248,6 +249,31 @@ static void test_errors(void)
     CHECK(lq_lattice_nearest(p, x, 8, 1, 0) == LQ_E_ARG);
     CHECK(lq_lattice_nearest(p, x, 8, 1, 5) == LQ_E_ARG);
     CHECK(lq_lattice_point(y, p, 8, 1, 5) == LQ_E_ARG);
+}
+
+/* The Leech lattice under the name that it has among lattices. */
+static void test_leech(void)
+{
+    float x[240];
+    for (size_t i = 0; i < 240; i++) {
+        x[i] = (float)source_gauss();
+    }
+    int16_t own[240];
+    int16_t p[240];
+    CHECK(lq_leech_nearest(own, x, 240, 0.3f) == LQ_OK);
+    CHECK(lq_lattice_nearest(p, x, 240, 0.3f, LQ_LEECH) == LQ_OK);
+    CHECK(memcmp(own, p, sizeof p) == 0);
+    float back[240];
+    float y[240];
+    CHECK(lq_leech_point(back, own, 240, 0.3f) == LQ_OK);
+    CHECK(lq_lattice_point(y, p, 240, 0.3f, LQ_LEECH) == LQ_OK);
+    CHECK(memcmp(back, y, sizeof y) == 0);
+    CHECK(lq_lattice_nearest(p, x, 239, 0.3f, LQ_LEECH) == LQ_E_ARG);
+    CHECK(lq_lattice_nearest(p, x, 240, 0, LQ_LEECH) == LQ_E_ARG);
+    CHECK(lq_lattice_point(y, p, 232, 0.3f, LQ_LEECH) == LQ_E_ARG);
+    CHECK(lq_fixed_bytes(24, LQ_LEECH, 2) == 0);
+    x[9] = 300.0f;
+    CHECK(lq_lattice_nearest(p, x, 240, 0.3f, LQ_LEECH) == LQ_E_RANGE);
 }
 
 /* ---- fixed width ---- */
@@ -559,6 +585,7 @@ int main(int argc, char **argv)
         test_fixed_z(fixed[i]);
     }
     test_errors();
+    test_leech();
     test_fixed_e8();
     test_fixed_errors();
     test_second_moments();

@@ -295,7 +295,7 @@ int main(void)
     }
     for (int i = 0; i < DB_GROUPS - DB_APART; i++) {
         const uint32_t *s = joint[i / 2];
-        db_start(&groups[DB_APART + i], LQ_KV, s[0], s[1], i % 2 ? 0.32f : 0.8f);
+        db_start(&groups[DB_APART + i], LQ_KV, s[0], s[1], i % 2 ? 0.32f : 1.1f);
     }
     for (int i = 0; i < DB_APART; i++) {
         const uint32_t *s = shape[i / 4];

@@ -1,10 +1,11 @@
-/* cc -O2 bench/plot.c -o plot -lm    A plot of KLD against bits, as SVG. */
+/* cc -O2 bench/plot.c -o plot -lm    A plot of KLD or of dB against bits, as SVG. */
 
-/* Reads what `lm eval --json` prints, from the named files or standard input, and writes the
-   picture to standard output: bits an element to the right, KLD up on a log scale, one curve a
-   method (the "curve" of each line).
+/* Reads what `lm eval --json` or `rd --json` prints, from the named files or standard input, and
+   writes the picture to standard output: bits an element to the right, one curve a method (the
+   "curve" of each line); up is the KLD, on a log scale, or the dB above Shannon's bound.
 
-       ./plot "SmolLM2-135M, 4 x 1024 tokens of prose" eval.json > kld.svg */
+       ./plot "SmolLM2-135M, 4 x 1024 tokens of prose" eval.json > kld.svg
+       ./rd --json | ./plot "2^22 Gaussian samples" > rd.svg */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@ enum { LEFT = 90, TOP = 44, RIGHT = 640, BOTTOM = 450 };
 
 typedef struct point {
     double bits;
-    double kld;
+    double height; /* KLD or dB */
     int curve;
     char codec[NAME];
 } point;
@@ -27,8 +28,9 @@ typedef struct plot {
     char curves[MAX_CURVES][NAME];
     int curve_count;
     double top_bits;
-    int low_decade;
-    int high_decade;
+    int decibel; /* heights are dB, from 0 on; else KLD, and the axis is one of decades */
+    int low;
+    int high;
 } plot;
 
 /* Colours that stay apart for most colour-blind readers (Okabe and Ito), then greys. */
@@ -103,12 +105,17 @@ static void read_file(plot *p, FILE *file, const char *name)
         number++;
         if (find(line, "codec") == NULL) continue;
         if (p->count == MAX_POINTS) fail(name, number, "too many codecs");
+        int decibel = find(line, "decibel") != NULL;
+        if (p->count == 0) p->decibel = decibel;
+        if (decibel != p->decibel) fail(name, number, "KLD and dB in one picture");
         if (!read_name(line, "codec", at->codec) || !read_name(line, "curve", curve) ||
-            !read_number(line, "bits", &at->bits) || !read_number(line, "kld", &at->kld) ||
-            !(at->bits >= 0.0 && at->bits <= 64.0) || !(at->kld < 1e6)) {
-            fail(name, number, "not a result of `lm eval --json`");
+            !read_number(line, "bits", &at->bits) ||
+            !read_number(line, decibel ? "decibel" : "kld", &at->height) ||
+            !(at->bits >= 0.0 && at->bits <= 64.0) || !(at->height < (decibel ? 100.0 : 1e6)) ||
+            (decibel && !(at->height >= 0.0))) {
+            fail(name, number, "not a result of `lm eval --json` or `rd --json`");
         }
-        if (at->kld < 1e-7) continue;
+        if (!decibel && at->height < 1e-7) continue;
         drop_folders(at->codec);
         at->curve = curve_of(p, curve);
         if (at->curve < 0) fail(name, number, "too many curves");
@@ -133,14 +140,14 @@ static void find_range(plot *p)
     double high = 1e-7;
     p->top_bits = 1.0;
     for (int i = 0; i < p->count; i++) {
-        low = p->points[i].kld < low ? p->points[i].kld : low;
-        high = p->points[i].kld > high ? p->points[i].kld : high;
+        low = p->points[i].height < low ? p->points[i].height : low;
+        high = p->points[i].height > high ? p->points[i].height : high;
         p->top_bits = p->points[i].bits > p->top_bits ? p->points[i].bits : p->top_bits;
     }
     p->top_bits = ceil(p->top_bits + 0.25);
-    p->low_decade = (int)floor(log10(low));
-    p->high_decade = (int)ceil(log10(high));
-    p->high_decade += p->high_decade == p->low_decade;
+    p->low = p->decibel ? 0 : (int)floor(log10(low));
+    p->high = (int)ceil(p->decibel ? high : log10(high));
+    p->high += p->high == p->low;
 }
 
 static double place_x(const plot *p, double bits)
@@ -148,10 +155,15 @@ static double place_x(const plot *p, double bits)
     return LEFT + (RIGHT - LEFT) * bits / p->top_bits;
 }
 
-static double place_y(const plot *p, double kld)
+/* part: height of a line of the grid, in decades or dB. */
+static double place_line(const plot *p, double part)
 {
-    double part = (log10(kld) - p->low_decade) / (p->high_decade - p->low_decade);
-    return BOTTOM - (BOTTOM - TOP) * part;
+    return BOTTOM - (BOTTOM - TOP) * (part - p->low) / (p->high - p->low);
+}
+
+static double place_y(const plot *p, double height)
+{
+    return place_line(p, p->decibel ? height : log10(height));
 }
 
 /* Text of the picture; the names come from a file. */
@@ -168,43 +180,49 @@ static void put_text(const char *s)
     }
 }
 
+static void draw_grid(const plot *p)
+{
+    printf("<g stroke=\"#ddd\">\n");
+    for (int d = p->low; d <= p->high; d++) {
+        printf("<path d=\"M%d %.1fH%d\"/>\n", LEFT, place_line(p, d), RIGHT);
+        for (int k = 2; k < 10 && d < p->high; k++) {
+            double y = place_line(p, p->decibel ? d + (k - 1) / 10.0 : d + log10(k));
+            printf("<path d=\"M%d %.1fH%d\" stroke=\"#f2f2f2\"/>\n", LEFT, y, RIGHT);
+        }
+    }
+    for (int k = 0; k <= (int)p->top_bits; k++) {
+        printf("<path d=\"M%.1f %dV%d\"/>\n", place_x(p, k), TOP, BOTTOM);
+    }
+    printf("</g>\n<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#333\"/>\n", LEFT, TOP, BOTTOM,
+           RIGHT);
+}
+
 static void draw_axes(const plot *p, const char *title)
 {
-    int d, k;
     printf("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" "
            "font-family=\"sans-serif\" font-size=\"13\">\n",
            WIDTH, HEIGHT, WIDTH);
     printf("<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n", WIDTH, HEIGHT);
     printf("<text x=\"%d\" y=\"24\" font-size=\"16\">", LEFT);
     put_text(title);
-    printf("</text>\n<g stroke=\"#ddd\">\n");
-    for (d = p->low_decade; d <= p->high_decade; d++) {
-        double y = place_y(p, pow(10.0, d));
-        printf("<path d=\"M%d %.1fH%d\"/>\n", LEFT, y, RIGHT);
-        for (k = 2; k < 10 && d < p->high_decade; k++) {
-            y = place_y(p, k * pow(10.0, d));
-            printf("<path d=\"M%d %.1fH%d\" stroke=\"#f2f2f2\"/>\n", LEFT, y, RIGHT);
-        }
-    }
-    for (k = 0; k <= (int)p->top_bits; k++) {
-        printf("<path d=\"M%.1f %dV%d\"/>\n", place_x(p, k), TOP, BOTTOM);
-    }
-    printf("</g>\n<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#333\"/>\n", LEFT, TOP, BOTTOM,
-           RIGHT);
-    for (d = p->low_decade; d <= p->high_decade; d++) {
+    printf("</text>\n");
+    draw_grid(p);
+    for (int d = p->low; d <= p->high; d++) {
         printf("<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.*f</text>\n", LEFT - 8,
-               place_y(p, pow(10.0, d)) + 4.0, d < 0 ? -d : 0, pow(10.0, d));
+               place_line(p, d) + 4.0, !p->decibel && d < 0 ? -d : 0,
+               p->decibel ? d : pow(10.0, d));
     }
-    for (k = 0; k <= (int)p->top_bits; k++) {
+    for (int k = 0; k <= (int)p->top_bits; k++) {
         printf("<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", place_x(p, k),
                BOTTOM + 18, k);
     }
     printf("<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">bits an element, all bytes counted"
            "</text>\n",
            (LEFT + RIGHT) / 2, BOTTOM + 40);
-    printf("<text transform=\"translate(20 %d) rotate(-90)\" text-anchor=\"middle\">KLD against "
-           "the raw cache (nats a token)</text>\n",
-           (TOP + BOTTOM) / 2);
+    printf("<text transform=\"translate(20 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n",
+           (TOP + BOTTOM) / 2,
+           p->decibel ? "squared error above Shannon's bound (dB)"
+                      : "KLD against the raw cache (nats a token)");
 }
 
 /* Curves that lie lower at equal bits are better; each point tells its codec on hovering. */
@@ -218,7 +236,7 @@ static void draw_curve(const plot *p, int curve)
     for (int i = 0; i < p->count; i++) {
         if (p->points[i].curve == curve) {
             printf("%s%.1f %.1f", started ? "L" : "M", place_x(p, p->points[i].bits),
-                   place_y(p, p->points[i].kld));
+                   place_y(p, p->points[i].height));
             started = 1;
         }
     }
@@ -226,9 +244,11 @@ static void draw_curve(const plot *p, int curve)
     for (int i = 0; i < p->count; i++) {
         if (p->points[i].curve == curve) {
             printf("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.6\"><title>",
-                   place_x(p, p->points[i].bits), place_y(p, p->points[i].kld));
+                   place_x(p, p->points[i].bits), place_y(p, p->points[i].height));
             put_text(p->points[i].codec);
-            printf(": %.3f bits, KLD %.5f</title></circle>\n", p->points[i].bits, p->points[i].kld);
+            printf(p->decibel ? ": %.3f bits, %.2f dB" : ": %.3f bits, KLD %.5f",
+                   p->points[i].bits, p->points[i].height);
+            printf("</title></circle>\n");
         }
     }
     printf("<circle cx=\"%d\" cy=\"%.1f\" r=\"4\"/>\n", RIGHT + 22, legend - 4.0);

@@ -13,7 +13,7 @@
        known     measured elsewhere at that rate (research/01 section 6, case 3, and research/02,
                  section 3.3): Z decoded, D4 with a joint coder, E8 plain and decoded
 
-   ./rd --check fails when at 3 bits MSE * 4^R exceeds 1.445 for Z decoded, 1.35 for D4, 1.28 for E8
+   ./rd --json is for bench/plot.c. ./rd --check fails when at 3 bits MSE * 4^R exceeds 1.445 for Z decoded, 1.35 for D4, 1.28 for E8
    plain or 1.25 for E8 decoded, 1.125 for 8 states, 1.082 for 64. */
 #include <math.h>
 #include <stdio.h>
@@ -251,7 +251,14 @@ static void rd_known(double known)
     }
 }
 
-static void rd_coded(rd_state *s, const rd_quantizer *q, int check)
+/* A point of the plot: dB of the squared error above Shannon's bound. */
+static void rd_point(const char *curve, double rate, double factor)
+{
+    printf("{\"codec\":\"%s\",\"curve\":\"%s\",\"bits\":%.4f,\"decibel\":%.3f}\n", curve, curve,
+           rate, 10.0 * log10(factor));
+}
+
+static void rd_coded(rd_state *s, const rd_quantizer *q, int check, int json)
 {
     for (int i = 0; i < RD_RATES; i++) {
         double rate, plain, decoded, mse;
@@ -260,6 +267,11 @@ static void rd_coded(rd_state *s, const rd_quantizer *q, int check)
         rd_decode(s, codec);
         mse = rd_mse(s->x, s->y);
         decoded = mse * pow(4.0, rate);
+        if (json) {
+            /* no step gives some of the low rates: a class of coefficients lives or is dead */
+            if (fabs(rate - rd_rates[i]) < 0.1) rd_point(q->name, rate, decoded);
+            continue;
+        }
         plain = 0.0;
         if (q->id < LQ_TRELLIS_8) {
             rd_plain(s, q->id, step);
@@ -344,13 +356,18 @@ static double rd_best_step(rd_state *s, const rd_form *f)
     return (low + high) / 2.0;
 }
 
-static void rd_fixed(rd_state *s, const rd_form *f)
+static void rd_fixed(rd_state *s, const rd_form *f, int json)
 {
     double step = rd_best_step(s, f);
     lq_codec *codec = rd_codec(s, LQ_PAGE_FIXED, f->id, f->bits, (float)step);
     double rate = rd_encode(s, codec);
     rd_decode(s, codec);
     double mse = rd_mse(s->x, s->y);
+    if (json) {
+        const char *name = f->id == LQ_Z ? "Z, fixed width" : "E8, fixed width";
+        if (f->bits < 8) rd_point(name, rate, mse * pow(4.0, rate)); /* the others would be small */
+        return;
+    }
     printf("%-11s %7.4f %8.4f %9.3e %8.4f %6.2f", f->name, rate, step, mse, mse * pow(4.0, rate),
            10.0 * log10(mse * pow(4.0, rate)));
     if (f->id == LQ_Z) {
@@ -360,14 +377,40 @@ static void rd_fixed(rd_state *s, const rd_form *f)
     printf("\n");
 }
 
+/* The 47 bits of a Leech point and a gain of 1: no pages, so the array's own bytes. */
+static void rd_llvq(rd_state *s, int json)
+{
+    const lq_llvq *llvq;
+    size_t most = lq_llvq_bytes();
+    void *memory = rd_alloc(most);
+    int status = lq_llvq_init(&llvq, memory, most, NULL);
+    if (status) rd_fail("lq_llvq_init", status);
+    size_t bytes = lq_llvq_encode_bytes(llvq, RD_COUNT);
+    if (bytes > s->pages_bytes) rd_fail("lq_llvq_encode_bytes", LQ_E_SPACE);
+    status = lq_llvq_encode(llvq, s->pages, bytes, s->x, RD_COUNT, 1.0f);
+    if (!status) status = lq_llvq_decode(llvq, s->y, s->pages, bytes, RD_COUNT, 1.0f);
+    if (status) rd_fail("lq_llvq", status);
+    double rate = 8.0 * (double)bytes / RD_COUNT;
+    double mse = rd_mse(s->x, s->y);
+    double factor = mse * pow(4.0, rate);
+    if (json) {
+        rd_point("LLVQ", rate, factor);
+    } else {
+        printf("%-11s %7.4f %8s %9.3e %8.4f %6.2f\n", "LLVQ 2 bit", rate, "-", mse, factor,
+               10.0 * log10(factor));
+    }
+    free(memory);
+}
+
 int main(int argc, char **argv)
 {
     int check = argc == 2 && !strcmp(argv[1], "--check");
+    int json = argc == 2 && !strcmp(argv[1], "--json");
     void *tables = rd_alloc(lq_tables_bytes());
     void *profile = rd_alloc(lq_profile_bytes(RD_DIMS));
     int i, status;
-    if (argc > 1 && !check) {
-        (void)fprintf(stderr, "usage: rd [--check]\n");
+    if (argc > 1 && !check && !json) {
+        (void)fprintf(stderr, "usage: rd [--check | --json]\n");
         return 1;
     }
     rd_state s;
@@ -387,18 +430,23 @@ int main(int argc, char **argv)
         status = lq_profile_init(&s.profile, profile, lq_profile_bytes(RD_DIMS), &geometry, 1.0f);
     }
     if (status) rd_fail("start", status);
-    printf("2^22 samples of N(0, 1), pages of 64 x %d, bytes as written\n\n", RD_DIMS);
-    printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "bits", "step", "MSE", "plain",
-           "dB", "decoded", "dB", "limit", "known", "known");
-    printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "", "", "decoded", "x 4^R", "",
-           "x 4^R", "", "", "plain", "decoded");
+    if (!json) {
+        printf("2^22 samples of N(0, 1), pages of 64 x %d, bytes as written\n\n", RD_DIMS);
+        printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "bits", "step", "MSE",
+               "plain", "dB", "decoded", "dB", "limit", "known", "known");
+        printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "", "", "decoded", "x 4^R",
+               "", "x 4^R", "", "", "plain", "decoded");
+    }
     for (i = 0; i < RD_QUANTIZERS; i++) {
-        rd_coded(&s, &rd_quantizers[i], check);
+        rd_coded(&s, &rd_quantizers[i], check, json);
     }
-    printf("\n%-11s %7s %8s %9s %8s %6s\n", "fixed", "bits", "step", "MSE", "x 4^R", "dB");
+    if (!json) {
+        printf("\n%-11s %7s %8s %9s %8s %6s\n", "fixed", "bits", "step", "MSE", "x 4^R", "dB");
+    }
     for (i = 0; i < RD_FORMS; i++) {
-        rd_fixed(&s, &rd_forms[i]);
+        rd_fixed(&s, &rd_forms[i], json);
     }
+    rd_llvq(&s, json);
     free(s.x);
     free(s.y);
     free(s.points);

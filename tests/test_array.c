@@ -226,6 +226,70 @@ static void check_exact(const float *x, size_t rows, size_t dims, double most)
     free(y);
 }
 
+/* What stands in for keys and values without a model: squared error times 4^bits over the variance
+   about the columns' means, all bytes counted, of E8 at 3 bits. */
+static double honest_gap(const float *x, size_t rows, size_t dims)
+{
+    lq_compress_desc d;
+    memset(&d, 0, sizeof d);
+    d.quantizer = LQ_E8;
+    d.bits = 3;
+    packed p = pack(x, rows, dims, LQ_F32, &d);
+    CHECK(p.status == LQ_OK);
+    float *y = (float *)source_alloc(rows * dims * 4);
+    CHECK(unpack(y, rows * dims * 4, LQ_F32, p.bytes, p.count) == LQ_OK);
+    double error = squares(x, y, rows * dims);
+    double power = 0;
+    for (size_t i = 0; i < dims; i++) {
+        double mean = 0;
+        for (size_t t = 0; t < rows; t++) {
+            mean += (double)x[t * dims + i] / (double)rows;
+        }
+        for (size_t t = 0; t < rows; t++) {
+            power += pow((double)x[t * dims + i] - mean, 2);
+        }
+    }
+    double bits = 8.0 * (double)p.count / (double)(rows * dims);
+    free(y);
+    free(p.bytes);
+    return error / power * pow(4, bits);
+}
+
+static void test_stand_ins(void)
+{
+    enum { ROWS = 4096, DIMS = 128, COUNT = ROWS * DIMS };
+    float *x = (float *)source_alloc(COUNT * 4);
+    gaussian(x, COUNT);
+    double plain = honest_gap(x, ROWS, DIMS);
+    for (size_t i = 0; i < COUNT; i++) { /* 8 channels with a bias of 30 to 80 deviations */
+        if (i % DIMS < 8) x[i] += 30.0f + 50.0f / 7 * (float)(i % DIMS);
+    }
+    double biased = honest_gap(x, ROWS, DIMS);
+    gaussian(x, COUNT);
+    for (size_t i = DIMS; i < COUNT; i++) { /* tokens that are like the one before */
+        x[i] = 0.8f * x[i - DIMS] + 0.6f * x[i];
+    }
+    double alike = honest_gap(x, ROWS, DIMS);
+    gaussian(x, COUNT);
+    for (size_t t = 0; t < ROWS; t++) { /* Student's t with 4 degrees of freedom, a token's norm */
+        double squared = 0;
+        for (int i = 0; i < 4; i++) {
+            squared += pow(source_gauss(), 2) / 4;
+        }
+        for (size_t i = 0; i < DIMS; i++) {
+            x[t * DIMS + i] /= (float)sqrt(squared);
+        }
+    }
+    double heavy = honest_gap(x, ROWS, DIMS);
+    printf("E8 at 3 bits, error x 4^bits: Gaussian %.3f, biased channels %.3f, AR(1) %.3f, "
+           "Student's t %.3f\n", plain, biased, alike, heavy);
+    CHECK(plain > 1.22 && plain < 1.28);
+    CHECK(fabs(biased / plain - 1) < 0.01);
+    CHECK(fabs(alike / plain - 1) < 0.01);
+    CHECK(heavy < plain);
+    free(x);
+}
+
 static void test_odd(void)
 {
     enum { ROWS = 90, DIMS = 12, COUNT = ROWS * DIMS };
@@ -727,6 +791,7 @@ int main(int argc, char **argv)
     test_shapes();
     test_rates();
     test_odd();
+    test_stand_ins();
     test_arguments();
     test_space();
     test_keys();

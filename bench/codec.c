@@ -30,7 +30,8 @@ enum {
     CB_TOKENS = 512,
     CB_PAGES = CB_TOKENS / 64,
     CB_DIMS = 1024, /* of the largest codec: 8 heads of 128 */
-    CB_RANS_ROWS = 192
+    CB_RANS_ROWS = 192,
+    CB_KINDS = 7 /* of pages */
 };
 
 /* Input and output of all kernels. */
@@ -494,38 +495,43 @@ static void cb_add_arrays(cb_list *l)
 
 static void cb_add_coders(cb_list *l, cb_rans *rans, cb_codec *codecs)
 {
-    static const char *const names[4][5] = {
+    static const char *const names[4][CB_KINDS] = {
         {"encode 3 x 64, Z", "encode 3 x 64, D4", "encode 3 x 64, E8", "encode 3 x 64, E8 relaxed",
-         "encode 3 x 64, fixed Z 4"},
+         "encode 3 x 64, 8 states", "encode 3 x 64, 64 states", "encode 3 x 64, fixed Z 4"},
         {"decode 3 x 64, Z", "decode 3 x 64, D4", "decode 3 x 64, E8", "decode 3 x 64, E8 relaxed",
-         "decode 3 x 64, fixed Z 4"},
+         "decode 3 x 64, 8 states", "decode 3 x 64, 64 states", "decode 3 x 64, fixed Z 4"},
         {"encode 8 x 128, Z", "encode 8 x 128, D4", "encode 8 x 128, E8",
-         "encode 8 x 128, E8 relaxed", "encode 8 x 128, fixed Z 4"},
+         "encode 8 x 128, E8 relaxed", "encode 8 x 128, 8 states", "encode 8 x 128, 64 states",
+         "encode 8 x 128, fixed Z 4"},
         {"decode 8 x 128, Z", "decode 8 x 128, D4", "decode 8 x 128, E8",
-         "decode 8 x 128, E8 relaxed", "decode 8 x 128, fixed Z 4"}};
-    static const int quantizers[5] = {LQ_Z, LQ_D4, LQ_E8, LQ_E8_RELAXED, LQ_Z};
+         "decode 8 x 128, E8 relaxed", "decode 8 x 128, 8 states", "decode 8 x 128, 64 states",
+         "decode 8 x 128, fixed Z 4"}};
+    static const int quantizers[CB_KINDS] = {LQ_Z,         LQ_D4,         LQ_E8, LQ_E8_RELAXED,
+                                             LQ_TRELLIS_8, LQ_TRELLIS_64, LQ_Z};
     size_t n = CB_PAGES * CB_RANS_ROWS * 64;
     cb_rans_start(rans);
     cb_kernel *k = cb_add(l, "rans encode, 8 pages", cb_run_rans_encode, n, n * 2, n / 4, 0, 0);
     k->rans = rans;
     k = cb_add(l, "rans decode, 8 pages", cb_run_rans_decode, n, n / 2, n * 2, 0, 0);
     k->rans = rans;
-    for (int i = 0; i < 10; i++) {
-        uint32_t heads = i < 5 ? 3 : 8;
-        uint32_t dims = i < 5 ? 64 : 128;
-        cb_codec_start(&codecs[i], heads, dims, i % 5 == 4 ? LQ_PAGE_FIXED : LQ_PAGE_CODED,
-                       quantizers[i % 5]);
+    for (int i = 0; i < 2 * CB_KINDS; i++) {
+        int kind = i % CB_KINDS;
+        int row = i / CB_KINDS * 2;
+        uint32_t heads = i < CB_KINDS ? 3 : 8;
+        uint32_t dims = i < CB_KINDS ? 64 : 128;
+        cb_codec_start(&codecs[i], heads, dims,
+                       kind == CB_KINDS - 1 ? LQ_PAGE_FIXED : LQ_PAGE_CODED, quantizers[kind]);
         n = (size_t)heads * dims * CB_TOKENS;
-        k = cb_add(l, names[i / 5 * 2][i % 5], cb_run_codec_encode, n, n * 2, n / 4, 0, 0);
+        k = cb_add(l, names[row][kind], cb_run_codec_encode, n, n * 2, n / 4, 0, 0);
         k->codec = &codecs[i];
-        k = cb_add(l, names[i / 5 * 2 + 1][i % 5], cb_run_codec_decode, n, n / 4, n * 2, 0, 0);
+        k = cb_add(l, names[row + 1][kind], cb_run_codec_decode, n, n / 4, n * 2, 0, 0);
         k->codec = &codecs[i];
     }
 }
 
 static void cb_free(cb_list *list, cb_rans *rans, cb_codec *codecs)
 {
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 2 * CB_KINDS; i++) {
         free(codecs[i].codec_mem);
         free(codecs[i].profile_mem);
         free(codecs[i].pages);
@@ -549,7 +555,7 @@ int main(void)
     const size_t n = CB_TOKENS * CB_DIMS;
     int levels = lq_cpu_limit(-1) + 1;
     cb_rans *rans = (cb_rans *)cb_alloc(sizeof *rans);
-    cb_codec *codecs = (cb_codec *)cb_alloc(10 * sizeof *codecs);
+    cb_codec *codecs = (cb_codec *)cb_alloc(2 * CB_KINDS * sizeof *codecs);
     cb_list list = {NULL, 0};
     int same = 1;
     levels = levels > CB_LEVELS ? CB_LEVELS : levels;

@@ -570,6 +570,7 @@ job_readme() {
 job_decode() {
     program decode.py python3 tests/decode.py
     program decode_llvq.py python3 tests/decode_llvq.py
+    program decode_rows.py python3 tests/decode_rows.py
 }
 
 # latticequant_cuda.cuh: code for each generation, and what of its test needs no device (all of it,

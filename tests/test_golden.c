@@ -4,6 +4,7 @@
      golden/NAME.f16     what tokens of them decode to
      golden/NAME.lqp     calibrated profiles: floats made them, so they are kept as they are
      golden/v1-counts.*  tables of counts, a page and its numbers
+     golden/rows-*      rows of polar codes, sketches, codebooks, TurboQuant (.bin), decoded (.f32)
      golden/digest.txt   the one digest of digest.c
    `test_golden --write` writes them anew: after a release only for a new format, with a new NAME. A
    profile that is there stays.
@@ -541,6 +542,183 @@ static void test_counts_file(void)
     }
 }
 
+/* ---- rows: polar codes, sketches, codebooks, TurboQuant ---- */
+enum { ROWS = 4, ROWS_DIMS = 100, ROWS_POLAR = 1, ROWS_QJL, ROWS_TURBO, ROWS_CODEBOOK };
+
+/* A file is u32 each: kind, dims, rows, four numbers that say how, then the levels of its book;
+   and the codes. What `of` means: radius bits, angle bits, group; signs, rounds, projection, seed;
+   levels' bits and, with a sketch of dims signs, rounds, projection, seed; bits, scale (an f32). */
+typedef struct rows_kind {
+    const char *name;
+    uint32_t kind;
+    uint32_t dims;
+    uint32_t of[4];
+} rows_kind;
+
+static const rows_kind rows_of[] = {
+    {"rows-polar-square", ROWS_POLAR, 64, {3, 3, 64, LQ_POLAR_SQUARE}},
+    {"rows-polar-gauss", ROWS_POLAR, 96, {4, 2, 96, LQ_POLAR_GAUSS}},
+    {"rows-qjl-hadamard", ROWS_QJL, 96, {96, 2, LQ_QJL_HADAMARD, 7}},
+    {"rows-qjl-gaussian", ROWS_QJL, 40, {70, 3, LQ_QJL_GAUSSIAN, 9}},
+    {"rows-turbo-mse", ROWS_TURBO, 96, {3, 0, 0, 0}},
+    {"rows-turbo-prod", ROWS_TURBO, 64, {2, 1, LQ_QJL_GAUSSIAN, 5}},
+    {"rows-codebook", ROWS_CODEBOOK, ROWS_DIMS, {5, 0x3f400000u, 0, 0}}};
+
+/* Bytes of a file as they come. */
+typedef struct rows_file {
+    uint8_t bytes[1 << 14];
+    size_t count;
+    float numbers[ROWS * ROWS_DIMS]; /* what the codes decode to */
+} rows_file;
+
+static void rows_put(rows_file *f, uint32_t x)
+{
+    for (int i = 0; i < 4; i++) {
+        f->bytes[f->count++] = (uint8_t)(x >> 8 * i);
+    }
+}
+
+static void rows_polar(rows_file *f, const rows_kind *k, const float *x)
+{
+    lq_polar_book book;
+    CHECK(lq_polar_init(&book, k->of[0], k->of[1], k->of[2], (int)k->of[3]) == LQ_OK);
+    for (size_t i = 0; i < (size_t)1 << book.radius_bits; i++) {
+        rows_put(f, book.radius[i]);
+    }
+    for (size_t i = 0; i < (size_t)2 << book.angle_bits; i++) {
+        rows_put(f, (uint32_t)book.angle[i / 2][i % 2]);
+    }
+    uint8_t *at = f->bytes + f->count;
+    size_t bytes = ROWS * lq_polar_row_bytes(&book, k->dims);
+    CHECK(lq_polar_encode(&book, at, bytes, x, ROWS, k->dims) == LQ_OK);
+    CHECK(lq_polar_decode(&book, f->numbers, at, bytes, ROWS, k->dims) == LQ_OK);
+    f->count += bytes;
+}
+
+/* NULL where the kind has no sketch. mem: of any alignment. */
+static const lq_qjl *rows_sketch(const rows_kind *k, uint32_t signs, uint8_t **mem)
+{
+    lq_qjl_desc d;
+    memset(&d, 0, sizeof d);
+    d.dims = k->dims;
+    d.signs = signs;
+    d.rounds = k->of[1];
+    d.projection = k->of[2];
+    d.scale = LQ_QJL_UNBIASED;
+    d.seed = k->of[3];
+    *mem = NULL;
+    if (!d.rounds) return NULL;
+    *mem = (uint8_t *)source_alloc(lq_qjl_bytes(&d));
+    const lq_qjl *qjl = NULL;
+    CHECK(lq_qjl_init(&qjl, *mem, lq_qjl_bytes(&d), &d) == LQ_OK);
+    return qjl;
+}
+
+static void rows_qjl(rows_file *f, const rows_kind *k, const float *x)
+{
+    uint8_t *mem;
+    const lq_qjl *qjl = rows_sketch(k, k->of[0], &mem);
+    size_t ws_bytes = lq_qjl_workspace_bytes(qjl);
+    uint8_t *ws = (uint8_t *)source_alloc(ws_bytes);
+    uint8_t *at = f->bytes + f->count;
+    size_t bytes = ROWS * lq_qjl_row_bytes(qjl);
+    CHECK(lq_qjl_encode(qjl, at, bytes, x, ROWS, ws, ws_bytes) == LQ_OK);
+    CHECK(lq_qjl_decode(qjl, f->numbers, at, bytes, ROWS, ws, ws_bytes) == LQ_OK);
+    f->count += bytes;
+    free(ws);
+    free(mem);
+}
+
+static void rows_levels(rows_file *f, lq_codebook *book, uint32_t bits)
+{
+    CHECK(lq_codebook_gauss(book, bits) == LQ_OK);
+    for (size_t i = 0; i < (size_t)1 << bits; i++) {
+        rows_put(f, (uint32_t)book->level[i]);
+    }
+}
+
+static void rows_turbo(rows_file *f, const rows_kind *k, const float *x)
+{
+    uint8_t *mem;
+    lq_codebook book;
+    rows_levels(f, &book, k->of[0]);
+    const lq_qjl *qjl = rows_sketch(k, k->dims, &mem);
+    uint32_t bits = k->of[0] + k->of[1];
+    size_t ws_bytes = lq_turbo_workspace_bytes(k->dims, bits, qjl);
+    uint8_t *ws = (uint8_t *)source_alloc(ws_bytes);
+    uint8_t *at = f->bytes + f->count;
+    size_t bytes = ROWS * lq_turbo_row_bytes(k->dims, bits, qjl);
+    CHECK(lq_turbo_encode(at, bytes, x, ROWS, k->dims, bits, qjl, ws, ws_bytes) == LQ_OK);
+    CHECK(lq_turbo_decode(f->numbers, at, bytes, ROWS, k->dims, bits, qjl, ws, ws_bytes) == LQ_OK);
+    f->count += bytes;
+    free(ws);
+    free(mem);
+}
+
+static void rows_codebook(rows_file *f, const rows_kind *k, const float *x)
+{
+    lq_codebook book;
+    float scale;
+    memcpy(&scale, &k->of[1], 4);
+    rows_levels(f, &book, k->of[0]);
+    uint8_t *at = f->bytes + f->count;
+    size_t count = ROWS * (size_t)k->dims;
+    size_t bytes = lq_codebook_bytes(count, k->of[0]);
+    CHECK(lq_codebook_encode(&book, at, bytes, x, count, scale) == LQ_OK);
+    CHECK(lq_codebook_decode(&book, f->numbers, at, bytes, count, scale) == LQ_OK);
+    f->count += bytes;
+}
+
+/* The file and what it decodes to, as written and as they are made now. */
+static void rows_compare(const rows_kind *k, const rows_file *f)
+{
+    uint8_t numbers[4 * ROWS * ROWS_DIMS];
+    size_t count = ROWS * (size_t)k->dims;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t u;
+        memcpy(&u, &f->numbers[i], 4);
+        for (size_t j = 0; j < 4; j++) {
+            numbers[4 * i + j] = (uint8_t)(u >> 8 * j);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        char path[100];
+        const uint8_t *made = i ? numbers : f->bytes;
+        size_t bytes = i ? 4 * count : f->count;
+        path_of(path, sizeof path, k->name, i ? "f32" : "bin");
+        if (writing) file_write(path, made, bytes);
+        size_t have;
+        uint8_t *file = file_read(path, &have);
+        CHECK(have == bytes && memcmp(file, made, bytes) == 0);
+        free(file);
+    }
+}
+
+static void test_rows_files(void)
+{
+    static void (*const make[])(rows_file *, const rows_kind *, const float *) = {
+        rows_polar, rows_qjl, rows_turbo, rows_codebook};
+    static rows_file f;
+    float x[ROWS * ROWS_DIMS];
+    for (size_t i = 0; i < sizeof rows_of / sizeof rows_of[0]; i++) {
+        const rows_kind *k = &rows_of[i];
+        source_seed = 90 + i;
+        for (size_t j = 0; j < ROWS * (size_t)k->dims; j++) { /* rows of several sizes, and zeros */
+            static const double scale[ROWS] = {1, 1.0 / 1024, 0, 300};
+            x[j] = golden_number(scale[k->kind == ROWS_CODEBOOK ? 0 : j / k->dims]);
+        }
+        f.count = 0;
+        rows_put(&f, k->kind);
+        rows_put(&f, k->dims);
+        rows_put(&f, ROWS);
+        for (size_t j = 0; j < 4; j++) {
+            rows_put(&f, k->of[j]);
+        }
+        make[k->kind - 1](&f, k, x);
+        rows_compare(k, &f);
+    }
+}
+
 int main(int argc, char **argv)
 {
     void *memory = source_alloc(lq_tables_bytes());
@@ -563,6 +741,7 @@ int main(int argc, char **argv)
         test_live(i);
     }
     test_counts_file();
+    test_rows_files();
     free(memory);
     return check_report("test_golden");
 }

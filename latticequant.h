@@ -8092,37 +8092,37 @@ LQ__INLINE void lq__e8_of_word(int32_t *p, uint32_t word)
     }
 }
 
-/* q12 numbers (count) to codes, and back to doubled coordinates. */
+/* q12 numbers (count) to codes, and back to doubled coordinates: eight in so many bytes as a code has
+   bits, of the last eight as many bytes as they need. */
 LQ__STATIC void lq__fixed_pack_z(uint8_t *dst, const int32_t *y, size_t count, int bits)
 {
-    uint32_t buffer = 0;
-    uint32_t have = 0;
-    int32_t half = 1 << (bits - 1);
-    for (size_t i = 0; i < count; i++) {
-        buffer |= (uint32_t)lq__clamp((y[i] >> 12) + half, 0, 2 * half - 1) << have;
-        have += (uint32_t)bits;
-        while (have >= 8) {
-            *dst++ = (uint8_t)buffer;
-            buffer >>= 8;
-            have -= 8;
+    const int32_t half = 1 << (bits - 1);
+    for (size_t i = 0; i < count; i += 8) {
+        const size_t n = LQ__MIN(count - i, 8);
+        uint64_t codes = 0;
+        for (size_t k = 0; k < n; k++) {
+            int32_t code = lq__clamp((y[i + k] >> 12) + half, 0, 2 * half - 1);
+            codes |= (uint64_t)(uint32_t)code << k * (size_t)bits;
+        }
+        for (size_t k = 0; k < n * (size_t)bits; k += 8) {
+            *dst++ = (uint8_t)(codes >> k);
         }
     }
-    if (have) *dst = (uint8_t)buffer;
 }
 
 LQ__STATIC void lq__fixed_unpack_z(int32_t *p, const uint8_t *src, size_t count, int bits)
 {
-    uint32_t buffer = 0;
-    uint32_t have = 0;
-    int32_t half = 1 << (bits - 1);
-    for (size_t i = 0; i < count; i++) {
-        if (have < (uint32_t)bits) {
-            buffer |= (uint32_t)*src++ << have;
-            have += 8;
+    const uint32_t most = (1u << bits) - 1;
+    for (size_t i = 0; i < count; i += 8) {
+        const size_t n = LQ__MIN(count - i, 8);
+        uint64_t codes = 0;
+        for (size_t k = 0; k < n * (size_t)bits; k += 8) {
+            codes |= (uint64_t)*src++ << k;
         }
-        p[i] = 2 * ((int32_t)(buffer & (uint32_t)(2 * half - 1)) - half) + 1;
-        buffer >>= bits;
-        have -= (uint32_t)bits;
+        for (size_t k = 0; k < n; k++) {
+            uint32_t code = (uint32_t)(codes >> k * (size_t)bits) & most;
+            p[i + k] = (int32_t)(2 * code) - (int32_t)most;
+        }
     }
 }
 
@@ -22309,23 +22309,58 @@ LQ__STATIC size_t lq__raw_encode(const lq_codec *c, uint8_t *dst, const lq_vecto
     return (size_t)(at - dst);
 }
 
+/* Tokens of a fixed page that go between rows and codes together: so many numbers of a row lie side
+   by side, and a frame stays below 4 KB. */
+enum { LQ__FIXED_TOKENS = 8 };
+
+/* Coefficients i .. i + n - 1 (n <= 64) of the tokens from t on, at most LQ__FIXED_TOKENS. */
+LQ__STATIC void lq__fixed_pack(const lq_codec *c, const lq__fixed_form *form, uint8_t *dst,
+                               const int32_t *rows, size_t t, size_t tokens, size_t i, size_t n)
+{
+    const size_t token_bytes = lq_fixed_bytes(c->dims, form->quantizer, form->bits);
+    int32_t y[LQ__FIXED_TOKENS][64];
+    for (size_t j = 0; j < n; j++) {
+        const int32_t *row = rows + (i + j) * LQ__TOKENS + t;
+        const int32_t mean = c->rows[i + j].mean;
+        for (size_t k = 0; k < tokens; k++) {
+            y[k][j] = row[k] - mean;
+        }
+    }
+    for (size_t k = 0; k < tokens; k++) {
+        form->pack(dst + (t + k) * token_bytes + i / 8 * (size_t)form->bits, y[k], n, form->bits);
+    }
+}
+
+LQ__STATIC void lq__fixed_unpack(const lq_codec *c, const lq__fixed_form *form, int32_t *rows,
+                                 const uint8_t *src, size_t t, size_t tokens, size_t i, size_t n)
+{
+    const size_t token_bytes = lq_fixed_bytes(c->dims, form->quantizer, form->bits);
+    int32_t y[LQ__FIXED_TOKENS][64];
+    for (size_t k = 0; k < tokens; k++) {
+        form->unpack(y[k], src + (t + k) * token_bytes + i / 8 * (size_t)form->bits, n, form->bits);
+    }
+    for (size_t j = 0; j < n; j++) {
+        int32_t *row = rows + (i + j) * LQ__TOKENS + t;
+        const int32_t mean = c->rows[i + j].mean;
+        for (size_t k = 0; k < tokens; k++) {
+            row[k] = y[k][j] * (LQ__ONE / 2) + mean;
+        }
+    }
+}
+
 /* Codes token by token, then the gains, a signed byte each (quarter octaves). */
 LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq__workspace *w,
                                       size_t tokens)
 {
-    const lq_codec_desc *d = &c->desc;
-    const lq__fixed_form *form = lq__fixed_form_of(d->quantizer, d->bits);
-    size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
-    uint8_t *gains = dst + tokens * token_bytes;
-    int32_t y[64];
-    for (size_t t = 0; t < tokens; t++) {
+    const lq__fixed_form *form = lq__fixed_form_of(c->desc.quantizer, c->desc.bits);
+    uint8_t *gains = dst + tokens * lq_fixed_bytes(c->dims, form->quantizer, form->bits);
+    for (size_t t = 0; t < tokens; t += LQ__FIXED_TOKENS) {
+        size_t some = LQ__MIN(tokens - t, (size_t)LQ__FIXED_TOKENS);
         for (size_t i = 0; i < c->dims; i += 64) {
-            size_t n = LQ__MIN(c->dims - i, 64);
-            for (size_t j = 0; j < n; j++) {
-                y[j] = w->rows[(i + j) * LQ__TOKENS + t] - c->rows[i + j].mean;
-            }
-            form->pack(dst + t * token_bytes + i / 8 * (size_t)d->bits, y, n, d->bits);
+            lq__fixed_pack(c, form, dst, w->rows, t, some, i, LQ__MIN(c->dims - i, 64));
         }
+    }
+    for (size_t t = 0; t < tokens; t++) {
         for (size_t i = 0; i < c->lead; i++) {
             *gains++ = (uint8_t)w->gains[i * LQ__TOKENS + t];
         }
@@ -22565,23 +22600,20 @@ LQ__STATIC int lq__raw_decode(const lq_codec *c, const lq_vectors_out *dst, size
 LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, const uint8_t *p,
                                      size_t body, size_t tokens)
 {
-    const lq_codec_desc *d = &c->desc;
-    const lq__fixed_form *form = lq__fixed_form_of(d->quantizer, d->bits);
-    size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
+    const lq__fixed_form *form = lq__fixed_form_of(c->desc.quantizer, c->desc.bits);
+    size_t token_bytes = lq_fixed_bytes(c->dims, form->quantizer, form->bits);
     const uint8_t *gains = p + tokens * token_bytes;
     if (body != tokens * (token_bytes + c->lead)) return LQ_E_DATA;
     if (tokens < LQ__TOKENS) { /* the inverse basis runs on all columns */
         memset(w->rows, 0, LQ__TOKENS * c->dims * 4);
     }
-    int32_t y[64];
-    for (size_t t = 0; t < tokens; t++) {
+    for (size_t t = 0; t < tokens; t += LQ__FIXED_TOKENS) {
+        size_t some = LQ__MIN(tokens - t, (size_t)LQ__FIXED_TOKENS);
         for (size_t i = 0; i < c->dims; i += 64) {
-            size_t n = LQ__MIN(c->dims - i, 64);
-            form->unpack(y, p + t * token_bytes + i / 8 * (size_t)d->bits, n, d->bits);
-            for (size_t j = 0; j < n; j++) {
-                w->rows[(i + j) * LQ__TOKENS + t] = y[j] * (LQ__ONE / 2) + c->rows[i + j].mean;
-            }
+            lq__fixed_unpack(c, form, w->rows, p, t, some, i, LQ__MIN(c->dims - i, 64));
         }
+    }
+    for (size_t t = 0; t < tokens; t++) {
         for (size_t i = 0; i < c->lead; i++) {
             w->gains[i * LQ__TOKENS + t] = (int16_t)((int32_t)(*gains++ ^ 0x80u) - 128);
         }

@@ -8092,8 +8092,8 @@ LQ__INLINE void lq__e8_of_word(int32_t *p, uint32_t word)
     }
 }
 
-/* q12 numbers (count) to codes, and back to doubled coordinates: eight in so many bytes as a code has
-   bits, of the last eight as many bytes as they need. */
+/* q12 numbers (count) to codes, and back to doubled coordinates: eight in so many bytes as a code
+   has bits, of the last eight as many bytes as they need. */
 LQ__STATIC void lq__fixed_pack_z(uint8_t *dst, const int32_t *y, size_t count, int bits)
 {
     const int32_t half = 1 << (bits - 1);
@@ -22260,7 +22260,9 @@ LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_
     i.type = code->profiled ? 0 : p[1];
     i.tokens = p[2];
     i.profile_index = p[3];
-    if (code->profiled ? !lq__is_quantizer(i.quantizer) : !lq_type_bytes(i.type)) return LQ_E_FORMAT;
+    if (code->profiled ? !lq__is_quantizer(i.quantizer) : !lq_type_bytes(i.type)) {
+        return LQ_E_FORMAT;
+    }
     if (i.tokens == 0 || i.tokens > LQ__TOKENS) return LQ_E_DATA;
     *info = i;
     return LQ_OK;

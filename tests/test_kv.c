@@ -2192,7 +2192,10 @@ static void test_memory(void)
     CHECK(lq_kv_bytes(&d) <= 78000000u);
     printf("2048 tokens, 32 layers, 8 x 128: %lu bytes", (unsigned long)lq_kv_bytes(&d));
     d.window = 32; /* ideally 69.9 MB; as f16 268 */
+    d.sinks = LQ_KV_NONE;
     CHECK(lq_kv_bytes(&d) <= 75000000u);
+    printf(", %lu with a window of 32 and no sinks", (unsigned long)lq_kv_bytes(&d));
+    d.sinks = 0;
     d.window = 16;
     CHECK(lq_kv_bytes(&d) <= 74000000u);
     printf(", %lu with a window of 16\n", (unsigned long)lq_kv_bytes(&d));

@@ -1,5 +1,5 @@
-/* cc -std=c99 -O2 tests/test_recipes.c -o test_recipes -lm    Codecs that others publish: bits as they
-   count them and as they are, squared errors of Gaussian rows, every point by its number, hostile
+/* cc -std=c99 -O2 tests/test_recipes.c -o test_recipes -lm    Codecs that others publish: bits as
+   they count them and as they are, squared errors of Gaussian rows, every point by its number, hostile
    bytes. */
 #include "header.h"
 
@@ -41,8 +41,9 @@ static void test_errors(void)
         CHECK(!lq_recipe_encode(&r, code, ROWS * 256, x, ROWS, DIMS, ws, sizeof ws));
         CHECK(!lq_recipe_decode(&r, y, code, ROWS * 256, ROWS, DIMS, ws, sizeof ws));
         for (size_t j = 0; j < ROWS * DIMS; j++) {
-            e += (x[j] - y[j]) * (double)(x[j] - y[j]);
-            all += x[j] * (double)x[j];
+            double a = (double)x[j], d = a - (double)y[j];
+            e += d * d;
+            all += a * a;
         }
         CHECK(fabs(e / all / want - 1) < 0.01);
         for (int j = 0; j < 200; j++) { /* any bytes: a status, and finite numbers */

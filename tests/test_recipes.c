@@ -1,6 +1,5 @@
 /* cc -std=c99 -O2 tests/test_recipes.c -o test_recipes -lm    Codecs that others publish: bits as
-   they count them and as they are, squared errors of Gaussian rows, every point by its number, hostile
-   bytes. */
+   they count them and as they are, squared errors of Gaussian rows, hostile bytes. */
 #include "header.h"
 
 #include "check.h"

@@ -50,6 +50,7 @@
      >>llvq              vectors of the Leech lattice by number; blocks of 24 in 48 bits
      >>polar             pairs as radius and angle; signs of random projections (QJL)
      >>codebook          the best levels for single numbers; TurboQuant
+     >>kakeya            vectors in the box of their largest number (KakeyaLattice)
      >>tables            the entropy coder's tables: Gaussian classes, counts, their file
      >>trellis           the entropy-coded trellis: sets, tables, Viterbi with rates
      >>rans              its plan, and a page's steps: the C code, which is the specification
@@ -157,8 +158,9 @@
      lq_lattice_nearest and lq_lattice_point, or lq_fixed_encode and lq_fixed_decode. bench/rd.c
    What others publish, to compare with
      Pairs as radius and angle lq_polar_*, signs of random projections lq_qjl_*, the best levels for
-     numbers lq_codebook_*, TurboQuant lq_turbo_*. None comes to Z entropy coded: at the same bits,
-     scales counted, squared errors are 1.4 to 18 times its. bench/polar.c
+     numbers lq_codebook_*, TurboQuant lq_turbo_*, KakeyaLattice lq_kakeya_*. None comes to Z
+     entropy coded: at the same bits, scales counted, squared errors are 1.4 to 18 times its.
+     bench/polar.c
    Something is refused
      lq_kv_check and the other lq_*_check name the field of a descriptor that is wrong, and why.
 
@@ -731,8 +733,9 @@
    The E8 ball's classes are in order of the norm, at 12 in that of lq__e8_classes; inside, from the
    lowest digit on: signs of what is not 0, as above, of odd ones without the last; the rank.
 
-   Polar codes, sketches, codebooks, TurboQuant: rows as their encoders write them. Codes begin with
-   the lowest bit of a byte. Scales are those of lq_quantize: m 2^e with m = 256 .. 511, or 0.
+   Polar codes, sketches, codebooks, TurboQuant, Kakeya: rows as their encoders write them. Codes
+   begin with the lowest bit of a byte. Scales are those of lq_quantize: m 2^e with m = 256 .. 511,
+   or 0.
    .- row of lq_polar_encode, of each group ---.- row of lq_qjl_encode, of each round -----------.
    | scale u16                                 | scale u16                                       |
    | of each pair the number of its circle,    | of each projection a bit, 1: not negative; to a |
@@ -741,6 +744,17 @@
    | scale u16; none where the codebook has no | number of the level, `bits` each; to a byte     |
    | bits; levels as in an array; row of QJL   |                                                 |
    '---------------------------------------------------------------------------------------------'
+   .- row of lq_kakeya_encode -------------------------------------------------------------------.
+   | norm f16; most f16, at most 1; of each block the number of its point, as many bits as that of |
+   | the last one has, without gaps, to a byte. A row of norm 0 is zeros                          |
+   '----------------------------------------------------------------------------------------------'
+   Kakeya: n = 4 (D4) or 8 (E8) coordinates, Q the range, r = 2 Q + 1, W = (r^n + 1) / 2 points of
+   integers, of E8 then (2 Q)^8 / 2 others. A number below W, doubled, has n digits of radix r, the
+   last coordinate's the lowest: coordinates + Q. The others', less W, have radix 2 Q; the lowest
+   has radix Q, is doubled, and 1 more where the digits' sum would be odd: coordinates + Q - 1/2.
+   x are the coordinates, doubled, after butterflies of all dims without a factor. With N = norm
+   2^24, M = most 2^24, d = log2(dims), F = 2^30, where d is odd 759250125: the number is x N times
+   2^(-79 - (d >> 1)) (M F / Q rounded to an integer), both factors and the product as binary32.
    Polar: of circle R and ray (c, s) p = (R c + 2^13) >> 14, and of s. With E the largest e of the
    span (the larger of group and Hadamard block), n = E - e + 5: y = (p m + 2^(n - 1)) >> n, 0 where
    n > 30 or m is 0; then butterflies of each block and signs as in "Coefficients to vectors"
@@ -1566,6 +1580,39 @@ LQ_API LQ_MUST int lq_turbo_encode(uint8_t *dst, size_t dst_bytes, const float *
 LQ_API LQ_MUST int lq_turbo_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t rows,
                                    size_t dims, uint32_t bits, const lq_qjl *qjl, void *workspace,
                                    size_t workspace_bytes);
+
+/* ---- KakeyaLattice: vectors in the box of their largest number ---- */
+/* A row's norm and largest rotated number in 16 bits each, blocks of 4 (LQ_D4) or 8 (LQ_E8) numbers
+   as the nearest lattice point whose coordinates are within q_range steps. Published without a
+   bitstream; here a block is the number of its point among those, in whole bits, and every point is
+   of the lattice (the authors clamp nearest points, 15 to 18 % of E8's vectors then are none).
+   Squared errors of Gaussian rows of 128 are 5.8e-3 with E8 and q_range 10, 2.9 times that of E8
+   entropy coded in as many bits (tests/test_published.c). Source: KakeyaLattice 1.5.
+     quantizer  LQ_D4, LQ_E8; default 0: LQ_E8
+     q_range    1 .. 2047; default 0: 38 */
+typedef struct lq_kakeya_desc {
+    int quantizer;
+    uint32_t q_range;
+} lq_kakeya_desc;
+
+/* Bits of a row as its authors count them; bytes as they are; the workspace, any alignment. dims:
+   8 .. 1024, a power of two. 0: not valid. */
+LQ_API size_t lq_kakeya_claimed_bits(const lq_kakeya_desc *desc, size_t dims);
+LQ_API size_t lq_kakeya_row_bytes(const lq_kakeya_desc *desc, size_t dims);
+LQ_API size_t lq_kakeya_workspace_bytes(const lq_kakeya_desc *desc, size_t dims);
+
+/* Rows (rows, dims) to codes: row r is at dst + r * lq_kakeya_row_bytes. LQ_E_ARG; LQ_E_SPACE: dst
+   or workspace; LQ_E_DATA: not finite; LQ_E_RANGE: a norm above 65504 (below 2^-25: zeros). The
+   same bytes on every machine. */
+LQ_API LQ_MUST int lq_kakeya_encode(const lq_kakeya_desc *desc, uint8_t *dst, size_t dst_bytes,
+                                    const float *src, size_t rows, size_t dims, void *workspace,
+                                    size_t workspace_bytes);
+
+/* Rows back: dst (rows, dims). LQ_E_ARG, LQ_E_SPACE; LQ_E_DATA: scales or numbers of points that
+   lq_kakeya_encode does not write. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_kakeya_decode(const lq_kakeya_desc *desc, float *dst, const uint8_t *src,
+                                    size_t src_bytes, size_t rows, size_t dims, void *workspace,
+                                    size_t workspace_bytes);
 
 /* ---- entropy coder: integers with Gaussian statistics, one 32-lane rANS stream a page ---- */
 /* Class of a row: sigma / step = 2^((class - LQ_CLASS_ONE) / 8), from 2^-4 (class 1) to 2^11.
@@ -10938,6 +10985,295 @@ LQ_API int lq_turbo_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
         for (size_t i = 0; i < dims; i++) {
             float x = (float)((int64_t)(t.bits ? w.y[i] : 0) * m) * scale;
             dst[i] = qjl ? x + (float)w.sketch.sum[i] * unit : x;
+        }
+    }
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>kakeya   vectors in the box of their largest number (KakeyaLattice)
+
+   To add a lattice: its cosets in lq__kakeya_coset, its digits in lq__kakeya_code and _point, its
+   points in lq__kakeya_resolve.
+   ============================================================================================== */
+/* ---- points of D4 and E8 in a box, by number ----
+   Coordinates are within q. With an odd radix 2 q + 1 a number is as even as the sum of its digits,
+   so points of the integer coset are the even numbers, halved. Those of E8's other coset have radix
+   2 q, and of the last digit the lowest bit follows from the rest. */
+typedef struct lq__wide { /* 96 bits, lowest word first */
+    uint32_t word[3];
+} lq__wide;
+
+LQ__STATIC void lq__wide_step(lq__wide *w, uint32_t radix, uint32_t digit)
+{
+    uint64_t carry = digit;
+    for (int i = 0; i < 3; i++) {
+        carry += (uint64_t)w->word[i] * radix;
+        w->word[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+}
+
+LQ__STATIC uint32_t lq__wide_divide(lq__wide *w, uint32_t radix)
+{
+    uint64_t rest = 0;
+    for (int i = 2; i >= 0; i--) {
+        rest = rest << 32 | w->word[i];
+        w->word[i] = (uint32_t)(rest / radix);
+        rest %= radix;
+    }
+    return (uint32_t)rest;
+}
+
+/* a += b, or a -= b; whether that went below 0. */
+LQ__STATIC int lq__wide_add(lq__wide *a, const lq__wide *b, int minus)
+{
+    uint64_t carry = minus ? 1 : 0;
+    for (int i = 0; i < 3; i++) {
+        carry += (uint64_t)a->word[i] + (minus ? ~b->word[i] : b->word[i]);
+        a->word[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    return minus && !carry;
+}
+
+LQ__STATIC uint32_t lq__wide_bits(const lq__wide *w)
+{
+    for (uint32_t i = 3; i-- > 0;) {
+        if (w->word[i]) return 32 * i + lq__octave(w->word[i]) + 1;
+    }
+    return 0;
+}
+
+/* How a row is laid out. */
+typedef struct lq__kakeya {
+    int32_t q;
+    uint32_t n;     /* numbers of a block */
+    uint32_t bits;  /* of its code */
+    lq__wide whole; /* points of the integer coset */
+    lq__wide count; /* of both */
+    size_t claimed;
+    size_t row_bytes;
+} lq__kakeya;
+
+LQ__STATIC int lq__kakeya_resolve(lq__kakeya *k, const lq_kakeya_desc *desc, size_t dims)
+{
+    memset(k, 0, sizeof *k);
+    if (!desc || dims < 8 || dims > 1024 || (dims & (dims - 1))) return 0;
+    if (desc->quantizer && desc->quantizer != LQ_D4 && desc->quantizer != LQ_E8) return 0;
+    if (desc->q_range > 2047) return 0;
+    k->q = desc->q_range ? (int32_t)desc->q_range : 38;
+    k->n = desc->quantizer == LQ_D4 ? 4 : 8;
+    const uint32_t radix = 2 * (uint32_t)k->q + 1;
+    const lq__wide one = {{1, 0, 0}};
+    lq__wide half = one;
+    k->whole = one;
+    for (uint32_t i = 0; i < k->n; i++) {
+        lq__wide_step(&k->whole, radix, 0);
+        lq__wide_step(&half, radix - 1, 0);
+    }
+    const uint32_t claimed = lq__wide_bits(&k->whole) - (k->n == 4);
+    lq__wide_step(&k->whole, 1, 1);
+    (void)lq__wide_divide(&k->whole, 2);
+    (void)lq__wide_divide(&half, 2);
+    k->count = k->whole;
+    if (k->n == 8) (void)lq__wide_add(&k->count, &half, 0);
+    lq__wide last = k->count;
+    (void)lq__wide_add(&last, &one, 1);
+    k->bits = lq__wide_bits(&last);
+    k->claimed = dims / k->n * claimed + 32;
+    k->row_bytes = 4 + (dims / k->n * k->bits + 7) / 8;
+    return 1;
+}
+
+/* The nearest of a coset's points in the box to y (q12 steps): z less half the coset; returns the
+   squared distance. Where the sum is odd the coordinate that costs least takes its other side. */
+LQ__STATIC int64_t lq__kakeya_coset(int32_t *z, const lq__kakeya *k, const int32_t *y,
+                                    int32_t coset)
+{
+    int64_t sum = 0, least = INT64_MAX;
+    uint32_t move = 0;
+    int32_t moved = 0, parity = 0;
+    for (uint32_t i = 0; i < k->n; i++) {
+        const int32_t u = y[i] - 2048 * coset;
+        z[i] = lq__clamp((u + 2048) >> 12, -k->q, k->q - coset);
+        const int64_t d = (int64_t)u - z[i] * 4096;
+        int32_t other = z[i] + (d < 0 ? -1 : 1);
+        if (other < -k->q || other > k->q - coset) other = 2 * z[i] - other;
+        const int64_t e = (int64_t)u - other * 4096;
+        sum += d * d;
+        parity ^= z[i];
+        if (e * e - d * d < least) {
+            least = e * e - d * d;
+            move = i;
+            moved = other;
+        }
+    }
+    if (!(parity & 1)) return sum;
+    z[move] = moved;
+    return sum + least;
+}
+
+LQ__STATIC lq__wide lq__kakeya_code(const lq__kakeya *k, const int32_t *y)
+{
+    lq__wide code = {{0, 0, 0}};
+    int32_t p[8], h[8];
+    const int64_t whole = lq__kakeya_coset(p, k, y, 0);
+    const int coset = k->n == 8 && lq__kakeya_coset(h, k, y, 1) < whole;
+    const uint32_t radix = 2 * (uint32_t)k->q + 1 - (uint32_t)coset;
+    for (uint32_t i = 0; i < k->n; i++) {
+        const uint32_t digit = (uint32_t)((coset ? h[i] : p[i]) + k->q);
+        const int last = coset && i + 1 == k->n;
+        lq__wide_step(&code, last ? radix / 2 : radix, last ? digit / 2 : digit);
+    }
+    if (coset) {
+        (void)lq__wide_add(&code, &k->whole, 0);
+    } else {
+        (void)lq__wide_divide(&code, 2);
+    }
+    return code;
+}
+
+/* A code to a point, doubled. */
+LQ__STATIC int lq__kakeya_point(int32_t *x, const lq__kakeya *k, const lq__wide *code)
+{
+    lq__wide w = *code;
+    const int32_t q = k->q;
+    if (!lq__wide_add(&w, &k->count, 1)) return LQ_E_DATA;
+    w = *code;
+    const int32_t coset = !lq__wide_add(&w, &k->whole, 1);
+    const uint32_t radix = 2 * (uint32_t)q + 1 - (uint32_t)coset;
+    uint32_t sum = 0;
+    if (!coset) {
+        w = *code;
+        lq__wide_step(&w, 2, 0);
+    }
+    for (uint32_t i = k->n; i-- > 0;) {
+        const int last = coset && i + 1 == k->n;
+        uint32_t digit = lq__wide_divide(&w, last ? radix / 2 : radix);
+        if (last) digit *= 2;
+        sum += digit;
+        x[i] = 2 * ((int32_t)digit - q) + coset;
+    }
+    if (sum & 1) x[k->n - 1] += 2; /* of the other coset: the lowest bit of the last */
+    return LQ_OK;
+}
+
+LQ_API size_t lq_kakeya_claimed_bits(const lq_kakeya_desc *desc, size_t dims)
+{
+    lq__kakeya k;
+    return lq__kakeya_resolve(&k, desc, dims) ? k.claimed : 0;
+}
+
+LQ_API size_t lq_kakeya_row_bytes(const lq_kakeya_desc *desc, size_t dims)
+{
+    lq__kakeya k;
+    return lq__kakeya_resolve(&k, desc, dims) ? k.row_bytes : 0;
+}
+
+LQ_API size_t lq_kakeya_workspace_bytes(const lq_kakeya_desc *desc, size_t dims)
+{
+    lq__kakeya k;
+    return lq__kakeya_resolve(&k, desc, dims) ? dims * sizeof(int32_t) + 63 : 0;
+}
+
+/* A row x in units of 2^exponent, which is rotated in place, to its bytes. */
+LQ__STATIC int lq__kakeya_row(uint8_t *dst, const lq__kakeya *k, int32_t *x, size_t dims,
+                              int32_t exponent)
+{
+    uint64_t squares = 0; /* at most 2^48 */
+    int32_t most = 0;
+    for (size_t i = 0; i < dims; i++) {
+        squares += (uint64_t)((int64_t)x[i] * x[i]);
+    }
+    const uint16_t norm =
+        lq_f16_from_f32((float)lq__sqrt_u64(squares << 8) * lq__pow2_f32(exponent - 4));
+    if (norm >= 0x7c00u) return LQ_E_RANGE;
+    memset(dst, 0, k->row_bytes);
+    if (norm == 0) return LQ_OK;
+    const int64_t length = lq__sqrt_u64(squares * dims << 4); /* q2, of what is rotated */
+    lq__polar_butterfly(x, dims, dims);
+    for (size_t i = 0; i < dims; i++) { /* q24 of the norm */
+        x[i] = (int32_t)lq__div_round((int64_t)x[i] * 67108864, length);
+        most = LQ__MAX(most, x[i] < 0 ? -x[i] : x[i]);
+    }
+    const uint32_t top = LQ__MIN(lq_f16_from_f32((float)most * lq__pow2_f32(-24)), 0x3c00u);
+    const int64_t unit = (int64_t)(lq_f32_from_f16((uint16_t)top) * 16777216.0f);
+    lq__store16(dst, norm);
+    lq__store16(dst + 2, (uint16_t)top);
+    for (size_t i = 0; i < dims; i += k->n) {
+        int32_t y[8];
+        for (uint32_t j = 0; j < k->n; j++) {
+            y[j] = (int32_t)lq__div_round((int64_t)x[i + j] * k->q * 4096, unit);
+        }
+        const lq__wide code = lq__kakeya_code(k, y);
+        const size_t at = i / k->n * k->bits;
+        for (uint32_t b = 0; b < k->bits; b += 32) {
+            lq__llvq_put(dst + 4, at + b, LQ__MIN(k->bits - b, 32), code.word[b / 32]);
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_kakeya_encode(const lq_kakeya_desc *desc, uint8_t *dst, size_t dst_bytes,
+                            const float *src, size_t rows, size_t dims, void *workspace,
+                            size_t workspace_bytes)
+{
+    lq__kakeya k;
+    if (!lq__kakeya_resolve(&k, desc, dims) || (rows && (!dst || !src))) return LQ_E_ARG;
+    if (rows > dst_bytes / k.row_bytes) return LQ_E_SPACE;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    int32_t *x = (int32_t *)lq__arena_array(&a, dims, sizeof *x);
+    if (!x) return LQ_E_SPACE;
+    for (size_t r = 0; r < rows; r++) {
+        int32_t exponent;
+        int status = lq__polar_integers(x, &exponent, src + r * dims, dims);
+        if (!status) status = lq__kakeya_row(dst + r * k.row_bytes, &k, x, dims, exponent);
+        if (status) return status;
+    }
+    return LQ_OK;
+}
+
+/* Points of a row, doubled, not rotated any more. */
+LQ__STATIC int lq__kakeya_points(int32_t *x, const lq__kakeya *k, const uint8_t *src, size_t dims)
+{
+    for (size_t i = 0; i < dims; i += k->n) {
+        lq__wide code = {{0, 0, 0}};
+        const size_t at = i / k->n * k->bits;
+        for (uint32_t b = 0; b < k->bits; b += 32) {
+            code.word[b / 32] = (uint32_t)lq__llvq_get(src + 4, at + b, LQ__MIN(k->bits - b, 32));
+        }
+        int status = lq__kakeya_point(x + i, k, &code);
+        if (status) return status;
+    }
+    lq__polar_butterfly(x, dims, dims);
+    return LQ_OK;
+}
+
+LQ_API int lq_kakeya_decode(const lq_kakeya_desc *desc, float *dst, const uint8_t *src,
+                            size_t src_bytes, size_t rows, size_t dims, void *workspace,
+                            size_t workspace_bytes)
+{
+    lq__kakeya k;
+    if (!lq__kakeya_resolve(&k, desc, dims) || (rows && (!dst || !src))) return LQ_E_ARG;
+    if (rows > src_bytes / k.row_bytes) return LQ_E_SPACE;
+    lq__arena a = lq__arena_of(workspace, workspace_bytes);
+    int32_t *x = (int32_t *)lq__arena_array(&a, dims, sizeof *x);
+    if (!x) return LQ_E_SPACE;
+    const int32_t down = (int32_t)lq__log2_floor(dims);
+    const int64_t root = down & 1 ? 759250125 : 1073741824; /* q30 */
+    for (size_t r = 0; r < rows; r++, src += k.row_bytes, dst += dims) {
+        const uint16_t norm = lq__load16(src);
+        const uint16_t top = lq__load16(src + 2);
+        if (norm >= 0x7c00u || top > 0x3c00u) return LQ_E_DATA;
+        const int64_t norm24 = (int64_t)(lq_f32_from_f16(norm) * 16777216.0f);
+        const int64_t top24 = (int64_t)(lq_f32_from_f16(top) * 16777216.0f);
+        const float unit =
+            (float)lq__div_round(top24 * root, k.q) * lq__pow2_f32(-79 - down / 2);
+        int status = lq__kakeya_points(x, &k, src, dims);
+        if (status) return status;
+        for (size_t i = 0; i < dims; i++) { /* below 2^62 */
+            dst[i] = (float)(x[i] * norm24) * unit;
         }
     }
     return LQ_OK;

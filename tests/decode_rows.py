@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""python3 tests/decode_rows.py    Polar codes, sketches, codebooks, TurboQuant: golden files.
+"""python3 tests/decode_rows.py    Polar codes, sketches, codebooks, TurboQuant, KakeyaLattice.
 
 Decodes tests/golden/rows-*.bin from the manual of latticequant.h alone ("Polar codes, sketches,
-codebooks, TurboQuant") and compares every bit with the .f32 beside it. A file begins with u32s:
+codebooks, TurboQuant, Kakeya") and compares every bit with the .f32 beside it. A file begins with u32s:
 kind, dims, rows, four numbers that say how (test_golden.c tells which), the levels of its book.
 The last line is "decode_rows.py: N passed, M failed".
 """
@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True  # decode.py lies beside this file; its folder st
 
 from decode import Bad, butterflies, f32, log2_q16, need, sign_bit, sincos_q30
 
-POLAR, QJL, TURBO, CODEBOOK = 1, 2, 3, 4
+POLAR, QJL, TURBO, CODEBOOK, KAKEYA = 1, 2, 3, 4, 5
 GAUSSIAN, HADAMARD = 1, 2
 MASK64 = (1 << 64) - 1
 
@@ -164,6 +164,47 @@ def codebook_rows(tape, dims, rows, of):
     return [levels[c] / 65536 * scale for c in tape.codes(dims * rows, bits)]
 
 
+# ---- KakeyaLattice ----
+def kakeya_point(number, n, q, whole):
+    """Coordinates, doubled."""
+    if number < whole:
+        number, radix, coset = 2 * number, 2 * q + 1, 0
+    else:
+        number, radix, coset = number - whole, 2 * q, 1
+    digits = []
+    for i in range(n):
+        base = q if coset and i == 0 else radix
+        digits.append(number % base * (2 if coset and i == 0 else 1))
+        number //= base
+    need(number == 0, "no point")
+    digits[0] += sum(digits) & 1 if coset else 0
+    return [2 * (d - q) + coset for d in reversed(digits)]
+
+
+def f16(h):
+    return struct.unpack("<e", struct.pack("<H", h))[0]
+
+
+def kakeya_rows(tape, dims, rows, of):
+    quantizer, q = of[:2]
+    n = 4 if quantizer == 2 else 8
+    whole = ((2 * q + 1) ** n + 1) // 2
+    count = whole + ((2 * q) ** 8 // 2 if n == 8 else 0)
+    bits = (count - 1).bit_length()
+    d = dims.bit_length() - 1
+    out = []
+    for _ in range(rows):
+        norm, most = struct.unpack("<HH", tape.take(4))
+        x = []
+        for number in tape.codes(dims // n, bits):
+            x += kakeya_point(number, n, q, whole)
+        butterflies(x, dims)
+        factor = int(f16(most) * 2 ** 24) * (759250125 if d & 1 else 1 << 30)
+        unit = math.ldexp(f32((2 * factor + q) // (2 * q)), -79 - (d >> 1))
+        out += [f32(f32(v * int(f16(norm) * 2 ** 24)) * unit) for v in x]
+    return out
+
+
 def numbers(data):
     tape = Tape(data)
     kind, dims, rows = (tape.u32() for _ in range(3))
@@ -172,9 +213,9 @@ def numbers(data):
         sketch = Sketch(dims, *of)
         out = [x for _ in range(rows) for x in sketch.row(tape)]
     else:
-        need(kind in (POLAR, TURBO, CODEBOOK), "kind")
-        out = {POLAR: polar_rows, TURBO: turbo_rows, CODEBOOK: codebook_rows}[kind](
-            tape, dims, rows, of)
+        need(kind in (POLAR, TURBO, CODEBOOK, KAKEYA), "kind")
+        out = {POLAR: polar_rows, TURBO: turbo_rows, CODEBOOK: codebook_rows,
+               KAKEYA: kakeya_rows}[kind](tape, dims, rows, of)
     need(tape.at == len(data), "bytes behind the last row")
     return out
 

@@ -804,7 +804,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         s390x="s390x-linux-gnu-gcc -static -std=c99 -fexcess-precision=fast -O2"
         add job_object s390x $s390x -Wall -Wextra -Werror
         for t in test_golden test_transform test_profile test_archive test_array test_joint test_llvq \
-            test_polar test_codebook test_bits; do
+            test_polar test_codebook test_kakeya test_bits; do
             add job_machine s390x qemu-s390x "$t" $s390x -Wall -Wextra -Werror
         done
         add job_wide_floats s390x-linux-gnu-gcc

@@ -4,7 +4,8 @@
      golden/NAME.f16     what tokens of them decode to
      golden/NAME.lqp     calibrated profiles: floats made them, so they are kept as they are
      golden/v1-counts.*  tables of counts, a page and its numbers
-     golden/rows-*      rows of polar codes, sketches, codebooks, TurboQuant (.bin), decoded (.f32)
+     golden/rows-*      rows of polar codes, sketches, codebooks, TurboQuant, KakeyaLattice (.bin),
+     decoded (.f32)
      golden/digest.txt   the one digest of digest.c
    `test_golden --write` writes them anew: after a release only for a new format, with a new NAME. A
    profile that is there stays.
@@ -542,12 +543,14 @@ static void test_counts_file(void)
     }
 }
 
-/* ---- rows: polar codes, sketches, codebooks, TurboQuant ---- */
-enum { ROWS = 4, ROWS_DIMS = 100, ROWS_POLAR = 1, ROWS_QJL, ROWS_TURBO, ROWS_CODEBOOK };
+/* ---- rows: polar codes, sketches, codebooks, TurboQuant, KakeyaLattice ---- */
+enum { ROWS = 4, ROWS_DIMS = 100 };
+enum { ROWS_POLAR = 1, ROWS_QJL, ROWS_TURBO, ROWS_CODEBOOK, ROWS_KAKEYA };
 
 /* A file is u32 each: kind, dims, rows, four numbers that say how, then the levels of its book;
    and the codes. What `of` means: radius bits, angle bits, group; signs, rounds, projection, seed;
-   levels' bits and, with a sketch of dims signs, rounds, projection, seed; bits, scale (an f32). */
+   levels' bits and, with a sketch of dims signs, rounds, projection, seed; bits, scale (an f32);
+   quantizer, range. */
 typedef struct rows_kind {
     const char *name;
     uint32_t kind;
@@ -562,7 +565,9 @@ static const rows_kind rows_of[] = {
     {"rows-qjl-gaussian", ROWS_QJL, 40, {70, 3, LQ_QJL_GAUSSIAN, 9}},
     {"rows-turbo-mse", ROWS_TURBO, 96, {3, 0, 0, 0}},
     {"rows-turbo-prod", ROWS_TURBO, 64, {2, 1, LQ_QJL_GAUSSIAN, 5}},
-    {"rows-codebook", ROWS_CODEBOOK, ROWS_DIMS, {5, 0x3f400000u, 0, 0}}};
+    {"rows-codebook", ROWS_CODEBOOK, ROWS_DIMS, {5, 0x3f400000u, 0, 0}},
+    {"rows-kakeya-e8", ROWS_KAKEYA, 64, {LQ_E8, 10, 0, 0}},
+    {"rows-kakeya-d4", ROWS_KAKEYA, 32, {LQ_D4, 38, 0, 0}}};
 
 /* Bytes of a file as they come. */
 typedef struct rows_file {
@@ -669,6 +674,19 @@ static void rows_codebook(rows_file *f, const rows_kind *k, const float *x)
     f->count += bytes;
 }
 
+static void rows_kakeya(rows_file *f, const rows_kind *k, const float *x)
+{
+    lq_kakeya_desc d = {(int)k->of[0], k->of[1]};
+    size_t ws_bytes = lq_kakeya_workspace_bytes(&d, k->dims);
+    uint8_t *ws = (uint8_t *)source_alloc(ws_bytes);
+    uint8_t *at = f->bytes + f->count;
+    size_t bytes = ROWS * lq_kakeya_row_bytes(&d, k->dims);
+    CHECK(lq_kakeya_encode(&d, at, bytes, x, ROWS, k->dims, ws, ws_bytes) == LQ_OK);
+    CHECK(lq_kakeya_decode(&d, f->numbers, at, bytes, ROWS, k->dims, ws, ws_bytes) == LQ_OK);
+    f->count += bytes;
+    free(ws);
+}
+
 /* The file and what it decodes to, as written and as they are made now. */
 static void rows_compare(const rows_kind *k, const rows_file *f)
 {
@@ -697,7 +715,7 @@ static void rows_compare(const rows_kind *k, const rows_file *f)
 static void test_rows_files(void)
 {
     static void (*const make[])(rows_file *, const rows_kind *, const float *) = {
-        rows_polar, rows_qjl, rows_turbo, rows_codebook};
+        rows_polar, rows_qjl, rows_turbo, rows_codebook, rows_kakeya};
     static rows_file f;
     float x[ROWS * ROWS_DIMS];
     for (size_t i = 0; i < sizeof rows_of / sizeof rows_of[0]; i++) {

@@ -8007,9 +8007,9 @@ LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__sca
 #define LQ__NEAREST LQ__MIN(LQ__TOKENS, (512 / LQ__BLOCK_DIMS) & ~(size_t)15)
 typedef char lq__nearest_some[LQ__NEAREST ? 1 : -1];
 
-/* Up to LQ__NEAREST blocks: numbers to points, with words doubled. */
-LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t blocks, lq__scale scale,
-                                  int quantizer)
+/* Up to LQ__NEAREST blocks: numbers to points, with words doubled. Apart: a frame for itself. */
+LQ__APART int lq__nearest_blocks(int16_t *points, const float *src, size_t blocks, lq__scale scale,
+                                 int quantizer)
 {
     static const lq__row_data none[LQ__BLOCK_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__quantizer *q = lq__quantizer_of(quantizer);
@@ -35622,6 +35622,7 @@ LQ__STATIC int lq__warm_logits(lq__warm *a, const lq__hot_query *query, const lq
     const lq__warm_symbol_kernels *of_symbols = lq__warm_symbols_of_level();
     const size_t first = a->seen;
     lq__warm_batch batch;
+    memset(&batch, 0, sizeof batch);
     size_t i;
     size_t e = 0;
     for (i = first; i < count; i++) {

@@ -586,6 +586,7 @@ static void rows_put(rows_file *f, uint32_t x)
 static void rows_polar(rows_file *f, const rows_kind *k, const float *x)
 {
     lq_polar_book book;
+    memset(&book, 0, sizeof book);
     CHECK(lq_polar_init(&book, k->of[0], k->of[1], k->of[2], (int)k->of[3]) == LQ_OK);
     for (size_t i = 0; i < (size_t)1 << book.radius_bits; i++) {
         rows_put(f, book.radius[i]);
@@ -646,6 +647,7 @@ static void rows_turbo(rows_file *f, const rows_kind *k, const float *x)
 {
     uint8_t *mem;
     lq_codebook book;
+    memset(&book, 0, sizeof book);
     rows_levels(f, &book, k->of[0]);
     const lq_qjl *qjl = rows_sketch(k, k->dims, &mem);
     uint32_t bits = k->of[0] + k->of[1];
@@ -663,6 +665,7 @@ static void rows_turbo(rows_file *f, const rows_kind *k, const float *x)
 static void rows_codebook(rows_file *f, const rows_kind *k, const float *x)
 {
     lq_codebook book;
+    memset(&book, 0, sizeof book);
     float scale;
     memcpy(&scale, &k->of[1], 4);
     rows_levels(f, &book, k->of[0]);

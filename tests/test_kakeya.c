@@ -1,7 +1,12 @@
 /* cc -std=c99 -O2 tests/test_kakeya.c -o test_kakeya -lm    KakeyaLattice's vectors: bits as
    its authors count them and as they are, squared errors of Gaussian rows, every point of small
    boxes, hostile bytes. */
-#include "header.h"
+#define LATTICEQUANT_IMPLEMENTATION
+#define LQ__KEEP_INTERNALS
+#ifndef LQ_STATIC
+#define LQ_STATIC
+#endif
+#include "../latticequant.h"
 
 #include "check.h"
 #include "source.h"
